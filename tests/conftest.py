@@ -1,0 +1,32 @@
+"""Fixtures that every room of the tests shares."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def _shared(name: str) -> Path:
+    return _ROOT.parent / "shared" / name
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets (``FASTMEM_DATA``, else ``../shared/data``)."""
+    folder = Path(os.environ.get("FASTMEM_DATA") or _shared("data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: set FASTMEM_DATA to a folder that holds them (looked in {folder})")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shared_reference() -> Path:
+    """The folder of arrays that other systems computed (``../shared/reference``)."""
+    folder = _shared("reference")
+    if not folder.is_dir():
+        pytest.skip(f"no reference arrays of other systems (looked in {folder})")
+    return folder
