@@ -1,0 +1,56 @@
+"""fastmem: what does a neural network remember of its training data?
+
+The names below load when they are first used, so ``import fastmem`` is quick and needs no GPU, no torchvision and no
+native module. ``fastmem.explain(op, ...)`` says which backend an operator would run on, and why.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastmem import attacks, metrics
+    from fastmem.ops import LogitStats, explain, kl_div, logit_margin, logit_stats, use_backend
+    from fastmem.signals import Signals
+
+__all__ = [
+    "LogitStats",
+    "Signals",
+    "__version__",
+    "attacks",
+    "explain",
+    "kl_div",
+    "logit_margin",
+    "logit_stats",
+    "metrics",
+    "use_backend",
+]
+
+_MODULES = ("attacks", "metrics")
+_HOME = {
+    "LogitStats": "fastmem.ops",
+    "Signals": "fastmem.signals",
+    "explain": "fastmem.ops",
+    "kl_div": "fastmem.ops",
+    "logit_margin": "fastmem.ops",
+    "logit_stats": "fastmem.ops",
+    "use_backend": "fastmem.ops",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value: Any = importlib.import_module("importlib.metadata").version("fastmem")
+    elif name in _MODULES:
+        value = importlib.import_module(f"fastmem.{name}")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+    else:
+        raise AttributeError(f"module 'fastmem' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
