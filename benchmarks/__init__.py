@@ -1,0 +1,1 @@
+"""Benchmarks against eager PyTorch, ``torch.compile`` and named peers: ``make bench`` or ``python -m benchmarks``."""

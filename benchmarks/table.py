@@ -1,0 +1,108 @@
+"""From pytest-benchmark's JSON to the committed results: ``results.json`` and ``results.md``."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+
+_BUSY = 0.25
+_MARKS = ("<!-- benchmarks: begin -->", "<!-- benchmarks: end -->")
+
+
+def render(raw: Path, folder: Path, *, device: str) -> str:
+    """Pool the laps of every contestant, write both files, and return the table as Markdown."""
+    rows = _pool(json.loads(raw.read_text())["benchmarks"])
+    results = {
+        "machine": machine.device_name(device),
+        "device": device,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": machine.commit(),
+        "versions": machine.versions(),
+        "rows": rows,
+    }
+    (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    text = _markdown(results)
+    (folder / "results.md").write_text(text)
+    return text
+
+
+def update_readme(readme: Path, folder: Path) -> None:
+    """Replace the table between the two marks of the README by the one in ``folder``."""
+    head, rest = readme.read_text().split(_MARKS[0], 1)
+    _, tail = rest.split(_MARKS[1], 1)
+    readme.write_text(f"{head}{_MARKS[0]}\n{(folder / 'results.md').read_text()}{_MARKS[1]}{tail}")
+
+
+def _pool(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    groups: dict[tuple[str, int, str], list[dict[str, Any]]] = {}
+    for row in benchmarks:
+        info = row["extra_info"]
+        groups.setdefault((info["case"], info["threads"], info["contestant"]), []).append(row)
+    rows = []
+    for laps in groups.values():
+        info = laps[0]["extra_info"]
+        times = [seconds for lap in laps for seconds in lap["stats"]["data"]]
+        median = statistics.median(times)
+        low, _, high = statistics.quantiles(times, n=4)
+        rate = info["bytes"] / median
+        rows.append(
+            {
+                **{key: info[key] for key in ("operator", "shape", "dtype", "contestant", "ours", "threads")},
+                "median_ms": median * 1e3,
+                "quartiles_ms": [low * 1e3, high * 1e3],
+                "min_ms": min(times) * 1e3,
+                "rounds": len(times),
+                "gb_per_s": rate / 1e9,
+                "percent_of_bandwidth": 100 * rate / info["bandwidth"],
+                "bandwidth_gb_per_s": info["bandwidth"] / 1e9,
+                "other_load_cores": max(lap["extra_info"]["other_load"] for lap in laps),
+            }
+        )
+    return rows
+
+
+def _markdown(results: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+    bandwidths = sorted({(row["threads"], round(row["bandwidth_gb_per_s"])) for row in results["rows"]})
+    kind = "read" if results["device"] == "cpu" else "copy"
+    roofs = ", ".join(f"{rate} GB/s with {count} thread{'s' * (count > 1)}" for count, rate in bandwidths)
+    lines = [
+        f"{results['machine']}; {versions}; commit {results['commit']}, {results['date']}. Medians; bandwidth measured in "
+        f"the same run ({kind}): {roofs}.",
+        "",
+        "| operator | shape | threads | eager ms | compile ms | fastmem ms | vs eager | vs compile | GB/s | % of bandwidth |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for row in (row for row in results["rows"] if row["ours"]):
+        lines.append(_line(row, results["rows"]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    same = [
+        other
+        for other in rows
+        if all(other[key] == row[key] for key in ("operator", "shape", "dtype", "threads")) and not other["ours"]
+    ]
+
+    def against(name: str) -> tuple[str, str]:
+        found = next((other for other in same if other["contestant"] == name), None)
+        if found is None:
+            return "", ""
+        return f"{found['median_ms']:.3g}", f"{found['median_ms'] / row['median_ms']:.1f}x"
+
+    baseline = next((other["contestant"] for other in same if other["contestant"] != "compile"), "eager")
+    (eager, over_eager), (compiled, over_compiled) = against(baseline), against("compile")
+    backend = row["contestant"].removeprefix("fastmem ")
+    busy = " (busy machine)" if row["other_load_cores"] > _BUSY else ""
+    name = row["operator"] + (f" ({baseline})" if baseline != "eager" else "")
+    return (
+        f"| {name}, {backend}{busy} | {row['shape']} {row['dtype']} | {row['threads']} | {eager} | {compiled} | "
+        f"{row['median_ms']:.3g} | {over_eager} | {over_compiled} | {row['gb_per_s']:.3g} | "
+        f"{row['percent_of_bandwidth']:.0f} |"
+    )
