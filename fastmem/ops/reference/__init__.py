@@ -1,0 +1,1 @@
+"""The operators in plain PyTorch: the definition that every other implementation is held to, and the fallback."""
