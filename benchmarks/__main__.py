@@ -59,7 +59,9 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--threads", default="1,2", help="thread counts on a CPU (default: %(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.5, help="seconds a contestant and lap (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=0.5, help="seconds a contestant and lap (default: %(default)s)"
+    )
     parser.add_argument("--only", default="", metavar="TEXT", help="only the cases whose name contains TEXT")
     parser.add_argument("--out", type=Path, help="folder for the results (default: benchmarks/results/<machine>)")
     parser.add_argument("--busy", action="store_true", help="measure although other processes use the machine")

@@ -94,7 +94,9 @@ def _bytes_per_second(read: Any, nbytes: int) -> float:
 def commit() -> str:
     """The commit that is measured, with a mark where the working tree differs from it."""
     try:
-        head = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout
+        head = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout
         changed = subprocess.run(
             ["git", "status", "--porcelain", "--", "csrc", "fastmem", "benchmarks/*.py"],
             capture_output=True,

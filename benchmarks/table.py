@@ -78,8 +78,7 @@ def _markdown(results: dict[str, Any]) -> str:
         "| operator | shape | threads | eager ms | compile ms | fastmem ms | vs eager | vs compile | GB/s | % of bandwidth |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for row in (row for row in results["rows"] if row["ours"]):
-        lines.append(_line(row, results["rows"]))
+    lines += [_line(row, results["rows"]) for row in results["rows"] if row["ours"]]
     return "\n".join(lines) + "\n"
 
 

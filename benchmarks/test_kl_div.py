@@ -41,7 +41,13 @@ def cases(device: str) -> list[Case]:
 
 
 def _case(
-    operator: str, p_shape: tuple[int, ...], q_shape: tuple[int, ...], dtype: torch.dtype, device: str, *, gradient: bool
+    operator: str,
+    p_shape: tuple[int, ...],
+    q_shape: tuple[int, ...],
+    dtype: torch.dtype,
+    device: str,
+    *,
+    gradient: bool,
 ) -> Case:
     def inputs() -> tuple[torch.Tensor, torch.Tensor]:
         generator = torch.Generator(device).manual_seed(0)

@@ -57,9 +57,7 @@ class UnknownNameError(InputError):
         names = sorted(valid)
         close = difflib.get_close_matches(given, names, n=3, cutoff=0.5)
         nearest = f"did you mean {' or '.join(map(repr, close))}? " if close else ""
-        super().__init__(
-            argument, f"unknown name {given!r}", f"{nearest}accepted: {', '.join(names)}"
-        )
+        super().__init__(argument, f"unknown name {given!r}", f"{nearest}accepted: {', '.join(names)}")
         self.given = given
         self.valid = tuple(names)
 

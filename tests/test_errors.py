@@ -19,7 +19,10 @@ def test_errors_are_what_callers_expect():
 
 
 def test_store_error_does_not_print_like_an_errno():
-    assert str(StoreError("signals.zarr", "row 3 is corrupt", "use --fresh")) == "signals.zarr: row 3 is corrupt; use --fresh"
+    assert (
+        str(StoreError("signals.zarr", "row 3 is corrupt", "use --fresh"))
+        == "signals.zarr: row 3 is corrupt; use --fresh"
+    )
 
 
 def test_unknown_name_offers_the_nearest_and_lists_all():

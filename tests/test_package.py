@@ -52,7 +52,9 @@ print(fastmem.attacks.LiRA(variant="online")(signals).shape)
 
 
 def test_importing_the_operators_does_not_touch_cuda():
-    code = "import fastmem, torch; fastmem.kl_div(torch.zeros(2, 3), torch.ones(2, 3)); print(torch.cuda.is_initialized())"
+    code = (
+        "import fastmem, torch; fastmem.kl_div(torch.zeros(2, 3), torch.ones(2, 3)); print(torch.cuda.is_initialized())"
+    )
     assert run(code).strip() == "False"
 
 
