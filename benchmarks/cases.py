@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 import fastmem
-from fastmem.ops._registry import backends
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ class Case:
 
 
 def ours(operator: str, run: Callable[..., Any], sample: tuple[Any, ...]) -> tuple[Contestant, ...]:
-    """One contestant for each backend of ``operator`` that could run ``sample`` on this machine."""
+    """One contestant for each backend of ``operator``; ``sample`` are arguments of its public function."""
 
     def on(backend: str) -> Callable[..., Any]:
         def call(*inputs: torch.Tensor) -> Any:
@@ -62,13 +61,13 @@ def ours(operator: str, run: Callable[..., Any], sample: tuple[Any, ...]) -> tup
 
         return call
 
-    found = []
-    for backend in backends(operator):
-        if backend.name == "reference":
-            continue
-        reason = backend.available() or backend.supports(*sample)
-        found.append(Contestant(f"fastmem {backend.name}", on(backend.name), ours=True, reason_absent=reason))
-    return tuple(found)
+    remarks = fastmem.explain(operator, *sample).remarks
+    absent = ("not available", "does not take")
+    return tuple(
+        Contestant(f"fastmem {name}", on(name), ours=True, reason_absent=remark if remark.startswith(absent) else None)
+        for name, remark in remarks.items()
+        if name != "reference"
+    )
 
 
 def compiled(run: Callable[..., Any]) -> Callable[..., Any]:

@@ -73,7 +73,7 @@ def _case(
         contestants=(
             contestant("eager", eager),
             contestant("compile", compiled(eager)),
-            *ours("kl_div", backward_of(forward) if gradient else forward, (*sample, 1.0)),
+            *ours("kl_div", backward_of(forward) if gradient else forward, sample),
         ),
     )
 
