@@ -1,0 +1,18 @@
+"""Runs a plan of tasks and loses nothing: content keys, the run folder with its lock, worker processes."""
+
+from fastmem.engine.folder import RunFolder, write_atomically
+from fastmem.engine.hashing import code_version, content_key, source_fingerprint
+from fastmem.engine.local import run_plan
+from fastmem.engine.plan import Plan, Task, make_tasks
+
+__all__ = [
+    "Plan",
+    "RunFolder",
+    "Task",
+    "code_version",
+    "content_key",
+    "make_tasks",
+    "run_plan",
+    "source_fingerprint",
+    "write_atomically",
+]

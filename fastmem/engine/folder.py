@@ -1,0 +1,145 @@
+"""The run folder: one writer at a time, every file whole or absent, and no surprise when the disk is full."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from fastmem.errors import StoreError
+
+__all__ = ["RunFolder", "write_atomically"]
+
+_KEEP_GOING = "finished rows are kept: mend it and run the same command again"
+
+
+@contextlib.contextmanager
+def write_atomically(path: Path) -> Iterator[Path]:
+    """Gives a temporary path beside ``path`` and renames it into place once the block has ended well.
+
+    Args:
+        path: Where the file must stand; its folder exists.
+
+    Yields:
+        The path to write to. After an error or a kill ``path`` holds what it held before.
+
+    Raises:
+        StoreError: If the system refuses to write (no space, no permission, a read-only disk).
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with storage_errors(path):
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())  # a rename may reach the disk before the bytes do
+            temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turns the operating system's refusals to write below ``path`` into a StoreError of one line."""
+    try:
+        yield
+    except StoreError:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StoreError(str(error.filename or path), f"cannot be written ({reason})", _KEEP_GOING) from error
+
+
+class RunFolder:
+    """A folder that holds one run.
+
+    Args:
+        path: The folder; it is made when the lock is taken.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Makes the folder and holds it for this process; the operating system frees it, after a kill too.
+
+        Raises:
+            StoreError: If another process works in it, or if it cannot be made or written.
+        """
+        self._make()
+        # Asking for the lock without waiting: a second run should say so, not sit there.
+        lock = FileLock(self.path / ".lock")
+        with storage_errors(self.path):
+            try:
+                lock.acquire(timeout=0)
+            except Timeout as error:
+                raise StoreError(
+                    "out",
+                    f"another fastmem process is working in {self.path}",
+                    "wait until it ends, or choose another folder with --out",
+                ) from error
+        try:
+            self._remove_leftovers()
+            yield
+        finally:
+            lock.release()
+
+    def require_space(self, needed: int) -> None:
+        """Refuses a run that would fill the disk half-way.
+
+        Args:
+            needed: Bytes that the run will write at most.
+
+        Raises:
+            StoreError: If the file system of the folder has less free space.
+        """
+        nearest = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        with storage_errors(self.path):
+            free = shutil.disk_usage(nearest).free
+        if free < needed:
+            raise StoreError(
+                "out",
+                f"{self.path} has {_size(free)} free, the run needs up to {_size(needed)}",
+                "free some space, choose another folder with --out, or leave out --save-logits and --save-models",
+            )
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Deletes the named files and folders of an earlier run, and nothing else."""
+        for name in names:
+            target = self.path / name
+            with storage_errors(target):
+                if target.is_dir() and not target.is_symlink():
+                    shutil.rmtree(target)
+                else:
+                    target.unlink(missing_ok=True)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            probe = self.path / f".probe.{os.getpid()}.tmp"
+            probe.write_bytes(b"\0")
+            probe.unlink()
+        except OSError as error:
+            raise StoreError(
+                "out",
+                f"{self.path} cannot be written ({error.strerror or error})",
+                "choose a folder that you may write to with --out",
+            ) from error
+
+    def _remove_leftovers(self) -> None:
+        # Whoever held the lock before may have been killed between writing and renaming.
+        for leftover in self.path.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.3g} {unit}"
+        value /= 1024
+    return f"{value:.3g} TiB"

@@ -1,0 +1,74 @@
+"""Runs a plan on this machine: in this process, or on worker processes of one thread each.
+
+Small networks are bound by the overhead of each call, not by arithmetic, so one single-threaded process a core beats
+one process with many threads; and single-threaded sums do not depend on how many cores there are, so the bytes that
+come out do not either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import TypeVar
+
+import joblib
+import torch
+from joblib.externals.loky.process_executor import BrokenProcessPool
+
+from fastmem.engine.plan import Plan, Task
+from fastmem.engine.worker import start_worker
+from fastmem.errors import FastmemError
+
+__all__ = ["run_plan"]
+
+Shared = TypeVar("Shared")
+Report = TypeVar("Report")
+
+
+def run_plan(plan: Plan[Shared, Report], workers: int) -> Iterator[Report]:
+    """Runs every task of a plan.
+
+    Args:
+        plan: The tasks and what they share.
+        workers: Processes to use; 1 stays in this one.
+
+    Yields:
+        The tasks' reports, as they finish. Closing the iterator, or an interrupt, stops the workers.
+
+    Raises:
+        FastmemError: What a task raised, or that a worker was lost (killed by the system for its memory, say).
+    """
+    workers = min(workers, len(plan.tasks))
+    if workers <= 1:
+        for task in plan.tasks:
+            yield _work_single_threaded(plan.work, plan.shared, task)
+        return
+    with joblib.parallel_config(
+        backend="loky",
+        n_jobs=workers,
+        inner_max_num_threads=1,
+        initializer=start_worker,
+        initargs=(sys.path,),
+    ):
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+        calls = (joblib.delayed(_work_single_threaded)(plan.work, plan.shared, task) for task in plan.tasks)
+        reports = parallel(calls)
+    try:
+        with contextlib.closing(reports):
+            yield from reports
+    except BrokenProcessPool as error:
+        raise FastmemError(
+            "workers",
+            f"one of {workers} worker processes was killed, most likely for want of memory",
+            "finished rows are kept: run the same command again, with fewer --workers",
+        ) from error
+
+
+def _work_single_threaded(work, shared, task: Task):  # noqa: ANN001, ANN202
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return work(shared, task)
+    finally:
+        torch.set_num_threads(threads)
