@@ -85,7 +85,7 @@ class Dataset:
             # Bytes in a fixed order, so that the same data have the same name on every machine.
             array = array.astype(array.dtype.newbyteorder("<"), copy=False)
             digest.update(f"|{array.dtype.str} {array.shape}|".encode())
-            digest.update(memoryview(array).cast("B"))
+            digest.update(array.data)
         return digest.hexdigest()
 
     def channel_stats(self) -> tuple[Tensor, Tensor]:
