@@ -1,6 +1,29 @@
-"""What M models said about N samples: the table that every membership attack reads, and how it is made and stored."""
+"""What M models said about N samples: the table that every membership attack reads, and how it is made and stored.
+
+The writer and the queries load when they are first used: attacks on saved arrays need neither zarr nor a model.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from fastmem.signals.signals import Signals
 from fastmem.signals.statistics import STAT_NAMES, stored_names
 
-__all__ = ["STAT_NAMES", "Signals", "stored_names"]
+if TYPE_CHECKING:
+    from fastmem.signals.query import query_model
+    from fastmem.signals.store import SignalsWriter
+    from fastmem.signals.stored import stored_groups
+
+__all__ = ["STAT_NAMES", "Signals", "SignalsWriter", "query_model", "stored_groups", "stored_names"]
+
+_HOME = {"SignalsWriter": "store", "query_model": "query", "stored_groups": "stored"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'fastmem.signals' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"fastmem.signals.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value

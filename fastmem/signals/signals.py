@@ -264,7 +264,7 @@ class Signals:
         Raises:
             StoreError: if there is no table, or its layout is damaged. A damaged or unfinished row raises when read.
         """
-        from fastmem.signals.store import open_signals
+        from fastmem.signals.stored import open_signals
 
         return cls._of(*open_signals(path, group or ""))
 
