@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ class Step:
 def make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser; all parameters in one fused kernel where torch has one for them."""
     options: dict[str, Any] = {"lr": recipe.peak_rate, "weight_decay": recipe.weight_decay}
-    kind: type[torch.optim.Optimizer] = {
+    kind: Callable[..., torch.optim.Optimizer] = {
         "sgd": torch.optim.SGD,
         "adam": torch.optim.Adam,
         "adamw": torch.optim.AdamW,
