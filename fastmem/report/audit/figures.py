@@ -1,0 +1,247 @@
+"""The figures of an audit: ROC on logarithmic axes, each attack beside its controls, and histograms of the scores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+
+from fastmem.report.audit.results import CONTROLS, HEADLINE_LEVEL, AttackResult
+from fastmem.report.html import LegendEntry, figure
+from fastmem.report.plots import draw, rate_axes, step_path
+from fastmem.report.tables import percent
+from fastmem.report.theme import MEMBER, NON_MEMBER, light
+
+__all__ = ["comparison_figure", "histogram_figure", "roc_figure"]
+
+Arrays = Mapping[str, np.ndarray]
+_LOWEST_RATE = 1e-5
+# Matplotlib's pattern in line widths, and the same as SVG for the legend.
+_DASHES: dict[str, tuple[tuple[float, ...], str]] = {
+    "": ((), ""),
+    "dash": ((4.0, 1.6), "7 3"),
+    "dot": ((1.0, 1.6), "2 3"),
+    "dash-dot": ((4.0, 1.4, 1.0, 1.4), "7 2 2 2"),
+    "long": ((8.0, 2.0), "13 3"),
+    "dense": ((2.0, 0.8), "4 2"),
+}
+_FAMILY_DASHES = tuple(_DASHES)
+_CONTROL_DASHES = {"shuffled": "dot", "never_saw": "dash"}
+
+
+def roc_figure(attacks: Sequence[AttackResult], arrays: Arrays) -> Markup | None:
+    """ROC of every attack, pooled over targets, on logarithmic axes from 0.001%.
+
+    The strongest attack of each family is a strong line, its siblings are thin ones of the same colour. The diagonal
+    is chance; the shaded strip is where a false positive rate is less than one non-member. The strongest attack's
+    controls are thin grey lines.
+
+    Args:
+        attacks: Strongest first.
+        arrays: ``roc_<key>_fpr`` and ``_tpr`` [K], and ``roc_<key>__<control>_fpr`` and ``_tpr``.
+
+    Returns:
+        The figure; None if no attack has a curve.
+    """
+    drawn = [attack for attack in attacks if f"roc_{attack.key}_fpr" in arrays and f"roc_{attack.key}_tpr" in arrays]
+    if not drawn:
+        return None
+    leaders: dict[str, AttackResult] = {}
+    for attack in drawn:
+        leaders.setdefault(attack.family, attack)
+    dashes = dict(zip(leaders, _FAMILY_DASHES, strict=False))
+    limit = _resolution_limit(drawn)
+
+    def paint(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        rate_axes(axes, _LOWEST_RATE)
+        axes.set(xlabel="false positive rate", ylabel="true positive rate")
+        if limit > _LOWEST_RATE:
+            axes.axvspan(_LOWEST_RATE, limit, color=light("shade"), linewidth=0, zorder=0)
+        axes.plot([_LOWEST_RATE, 1], [_LOWEST_RATE, 1], color=light("muted"), linewidth=0.9)
+        for attack in reversed(drawn):
+            if attack is not leaders[attack.family]:
+                _curve(axes, arrays, attack.key, color=light(attack.token), linewidth=0.7, alpha=0.55)
+        for control, dash in _CONTROL_DASHES.items():
+            style = (0, _DASHES[dash][0])
+            _curve(axes, arrays, f"{drawn[0].key}__{control}", color=light("ink"), linewidth=0.9, linestyle=style)
+        for family, attack in reversed(leaders.items()):
+            style = (0, _DASHES[dashes[family]][0]) if dashes[family] else "-"
+            width = 2.4 if attack is drawn[0] else 1.6
+            _curve(axes, arrays, attack.key, color=light(attack.token), linewidth=width, linestyle=style)
+
+    alt = "ROC on logarithmic axes. " + "; ".join(
+        f"{attack.title}: AUC {attack.auc.value:.3f}, true positive rate {percent(attack.tpr(HEADLINE_LEVEL))} at 1%"
+        for attack in leaders.values()
+    )
+    svg = draw("roc", alt, (4.7, 4.4), paint)
+    return figure(svg, _roc_caption(drawn, limit), _roc_legend(leaders, dashes, drawn, arrays))
+
+
+def _curve(axes: Axes, arrays: Arrays, name: str, **style: object) -> None:
+    fpr, tpr = arrays.get(f"roc_{name}_fpr"), arrays.get(f"roc_{name}_tpr")
+    if fpr is None or tpr is None:
+        return
+    x, y = step_path(fpr, tpr, _LOWEST_RATE)
+    axes.plot(x, np.maximum(y, _LOWEST_RATE / 10), drawstyle="steps-post", **style)  # type: ignore[arg-type]
+
+
+def _resolution_limit(attacks: Sequence[AttackResult]) -> float:
+    counts = [level.n_out for attack in attacks for level in attack.levels.values() if level.n_out > 0]
+    return 1.0 / max(counts) if counts else 0.0
+
+
+def _roc_caption(drawn: Sequence[AttackResult], limit: float) -> str:
+    parts = ["The diagonal is guessing; a curve far above it at the left edge names members almost without error."]
+    if limit > _LOWEST_RATE:
+        parts.append(f"Shaded: rates below one non-member ({percent(limit)}), which these data cannot resolve.")
+    if len(drawn) > 1:
+        parts.append("Strong lines: the best attack of each family; thin lines of the same colour: its other variants.")
+    return " ".join(parts)
+
+
+def _roc_legend(
+    leaders: Mapping[str, AttackResult], dashes: Mapping[str, str], drawn: Sequence[AttackResult], arrays: Arrays
+) -> list[LegendEntry]:
+    entries = [
+        LegendEntry(attack.title, attack.token, _DASHES[dashes[family]][1], 2.4 if attack is drawn[0] else 1.8)
+        for family, attack in leaders.items()
+    ]
+    for control, dash in _CONTROL_DASHES.items():
+        if f"roc_{drawn[0].key}__{control}_fpr" in arrays:
+            entries.append(LegendEntry(f"control: {CONTROLS[control]}", "ink", _DASHES[dash][1], 1.0))
+    return [*entries, LegendEntry("guessing", "muted", "", 1.0)]
+
+
+def comparison_figure(attacks: Sequence[AttackResult], level: float = HEADLINE_LEVEL) -> Markup | None:
+    """Each attack's TPR at one FPR with its interval, and its controls on the same line.
+
+    Args:
+        attacks: Strongest first.
+        level: The false positive rate.
+
+    Returns:
+        The figure; None if no attack resolves the level.
+    """
+    drawn = [attack for attack in attacks if np.isfinite(attack.resolved_tpr(level))]
+    if not drawn:
+        return None
+    rows = np.arange(len(drawn))[::-1]
+    shown = [attack.resolved_tpr(level) for attack in drawn]
+    lowest = max(min([level / 4, *(value / 2 for value in shown if value > 0)]), 1e-5)
+
+    def paint(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        axes.axvline(level, color=light("muted"), linewidth=0.9)
+        for row, attack in zip(rows, drawn, strict=True):
+            for control, marker in (("shuffled", "o"), ("never_saw", "D")):
+                if control in attack.controls and level in attack.controls[control].levels:
+                    value = max(attack.controls[control].levels[level].tpr.value, lowest)
+                    style = {"markerfacecolor": "none", "markersize": 4.2, "markeredgewidth": 0.9}
+                    axes.plot(value, row, marker, color=light("ink"), **style)
+            estimate = attack.levels[level].tpr
+            if estimate.has_interval:
+                ends = np.maximum([estimate.low, estimate.high], lowest)
+                axes.plot(ends, [row, row], color=light(attack.token), linewidth=3.2, alpha=0.45)
+            axes.plot(max(estimate.value, lowest), row, "o", color=light(attack.token), markersize=5.5)
+        axes.set(xscale="log", xlim=(lowest, 1.0), ylim=(-0.7, len(drawn) - 0.3), yticks=rows)
+        axes.set_yticklabels([attack.title for attack in drawn], color=light("ink"))
+        ticks = [tick for tick in (1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0) if tick >= lowest]
+        axes.set_xticks(ticks, [percent(tick) for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlabel(f"TPR at {percent(level)} FPR")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+
+    alt = f"True positive rate at {percent(level)} false positive rate: " + "; ".join(
+        f"{attack.title} {percent(value)}" for attack, value in zip(drawn, shown, strict=True)
+    )
+    svg = draw("comparison", alt, (4.7, 0.9 + 0.225 * len(drawn)), paint)
+    caption = (
+        f"Dots with bars: each attack and its 95% interval. Hollow circles: shuffled membership; hollow diamonds: "
+        f"models that never saw the pool; both belong on the line of guessing at {percent(level)}."
+    )
+    return figure(svg, caption)
+
+
+def histogram_figure(
+    attack: AttackResult, arrays: Arrays, *, large: bool = False, logarithmic: bool = False
+) -> Markup | None:
+    """Distribution of an attack's scores for members and non-members.
+
+    Args:
+        attack: The attack.
+        arrays: ``hist_<key>_edges`` [B + 1], ``hist_<key>_in`` and ``_out`` [B], counts or densities.
+        large: With axes, legend and caption; else a small multiple named by its title.
+        logarithmic: Shares on a logarithmic axis, which shows the tails.
+
+    Returns:
+        The figure; None if the arrays are missing or empty.
+    """
+    names = [f"hist_{attack.key}_{part}" for part in ("edges", "in", "out")]
+    if any(name not in arrays for name in names):
+        return None
+    edges, *groups = (np.asarray(arrays[name], dtype=np.float64) for name in names)
+    if any(group.shape != (edges.size - 1,) or not group.sum() > 0 for group in groups) or not np.isfinite(edges).all():
+        return None
+    left, right = _visible_range(edges, groups)
+    members, others = (group / group.sum() / np.diff(edges) for group in groups)
+    bottom = 0.5 * min(heights[heights > 0].min() for heights in (members, others))
+
+    def paint(canvas: Figure) -> None:
+        axes = canvas.subplots()
+        for heights, token, style in ((others, NON_MEMBER, (0, (3.0, 1.2))), (members, MEMBER, "-")):
+            if not logarithmic:
+                axes.stairs(heights, edges, fill=True, color=light(token), alpha=0.22, linewidth=0)
+            axes.stairs(heights, edges, color=light(token), linewidth=1.5 if large else 1.1, linestyle=style)
+        axes.set(xlim=(left, right), ylim=(0, None), yticks=[])
+        if logarithmic:
+            axes.set(yscale="log", ylim=(bottom, None))
+            axes.yaxis.set_major_formatter(NullFormatter())  # a density: only ratios mean something
+            axes.set_yticks([], minor=True)
+        axes.spines["left"].set_visible(False)
+        axes.grid(visible=large, axis="x")
+        if large:
+            axes.set(xlabel=f"score of {attack.title}", ylabel="share (log)" if logarithmic else "share")
+        else:
+            axes.locator_params(axis="x", nbins=4)
+
+    alt = f"Histogram of {attack.title} scores of members and non-members, AUC {attack.auc.value:.3f}"
+    name = f"scores-{'log-' if logarithmic else ''}{_safe(attack.key)}"
+    svg = draw(name, alt, (4.7, 2.9) if large else (2.3, 1.35), paint)
+    if not large:
+        return figure(svg, attack.title)
+    if logarithmic:
+        caption = "The same on a logarithmic scale: few false alarms means the far right, where members stand alone."
+        return figure(svg, caption, HISTOGRAM_LEGEND)
+    hidden = 1.0 - min(_share_inside(edges, group, left, right) for group in groups)
+    caption = "Higher means more likely a member. Where the two shapes overlap, the attack cannot tell them apart."
+    if hidden > 0.0005:
+        caption += f" Scores outside the frame: at most {percent(hidden)} of either group."
+    return figure(svg, caption, HISTOGRAM_LEGEND)
+
+
+HISTOGRAM_LEGEND = (LegendEntry("members", MEMBER), LegendEntry("non-members", NON_MEMBER, "6 3"))
+
+
+def _visible_range(edges: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The bins that hold all but 0.25% of either group at each end: a few extreme scores must not flatten the rest."""
+    lows, highs = [], []
+    for group in groups:
+        share = np.cumsum(group) / group.sum()
+        lows.append(np.searchsorted(share, 0.0025))
+        highs.append(min(int(np.searchsorted(share, 0.9975)), group.size - 1))
+    return float(edges[min(lows)]), float(edges[max(highs) + 1])
+
+
+def _share_inside(edges: np.ndarray, group: np.ndarray, left: float, right: float) -> float:
+    inside = (edges[:-1] >= left) & (edges[1:] <= right)
+    return float(group[inside].sum() / group.sum())
+
+
+def _safe(key: str) -> str:
+    return "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in key)
