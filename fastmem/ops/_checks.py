@@ -45,7 +45,8 @@ def require_tensor(argument: str, value: Any) -> None:
         raise InputError(argument, f"got a tensor of layout {value.layout}", "give a dense one (.to_dense())")
     if value.is_quantized:
         raise InputError(argument, f"got a quantised tensor ({value.dtype})", "give .dequantize() of it")
-    if value.is_conj() or value.is_neg():
+    # (A compiled graph materialises these two bits by itself, and its tracer cannot ask for them.)
+    if not torch.compiler.is_compiling() and (value.is_conj() or value.is_neg()):
         bit, remedy = ("conjugate", "resolve_conj") if value.is_conj() else ("negative", "resolve_neg")
         raise InputError(argument, f"got a tensor whose {bit} bit is set", f"give .{remedy}() of it")
 
@@ -72,7 +73,7 @@ def positive_number(argument: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise InputError(argument, f"got {type(value).__name__}", "give a number above 0")
     number = float(value)
-    if not (math.isfinite(number) and number > 0):
+    if not 0.0 < number < math.inf:
         raise InputError(argument, f"got {value!r}", "give a finite number above 0")
     return number
 

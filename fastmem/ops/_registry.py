@@ -2,13 +2,15 @@
 
 An operator ``op`` is a public module ``fastmem.ops.<op>`` and up to four implementations of it, each in the module
 ``fastmem.ops.<backend>.<op>`` that calls :func:`register` when it is imported. They are imported at the first use of
-the operator; one that cannot be imported is not an error but a reason that :func:`explain` shows. A new operator
-plugs in by adding such files: nothing here knows any operator by name.
+the operator; one that cannot be imported is not an error but a reason that :func:`explain` shows. So a new operator
+plugs in by adding such files, and nothing here changes.
 """
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import math
 import os
 import pkgutil
 from collections.abc import Callable, Iterator
@@ -21,13 +23,13 @@ from torch import Tensor
 
 from fastmem.errors import InputError, UnknownNameError
 
-__all__ = ["Backend", "Explanation", "explain", "named", "operators", "register", "select", "use_backend"]
+__all__ = ["Backend", "Explanation", "explain", "operators", "register", "select", "use_backend"]
 
 #: Best last: at equal priority the later one wins.
 BACKEND_NAMES = ("reference", "cpu", "triton", "cuda")
 
-#: Public names that are a face of another operator.
-_FACES = {"logit_margin": "logit_stats"}
+#: Public functions that are a face of another operator, and the options by which they call it.
+_FACES = {"logit_margin": ("logit_stats", {"margin_only": True})}
 
 _NOT_WRITTEN = "this operator has no such implementation"
 
@@ -64,7 +66,8 @@ class _Implementations:
     import_errors: dict[str, str] = field(default_factory=dict)
     loaded: bool = False
     _unavailable: dict[str, str | None] = field(default_factory=dict)
-    _usable: list[Backend] | None = None
+    _usable: tuple[Backend, ...] | None = None
+    _by_arguments: bool = False
 
     def add(self, backend: Backend) -> None:
         self.backends[backend.name] = backend
@@ -79,19 +82,14 @@ class _Implementations:
             self._unavailable[name] = backend.available()
         return self._unavailable[name]
 
-    def usable(self) -> list[Backend]:
-        """Those that run on this machine, later names first; ordered by priority too if that needs no arguments."""
+    def best(self, args: tuple[Any, ...]) -> Backend | None:
+        """The choice of ``"auto"``, on the path of every call: asks no more backends than needed."""
         if self._usable is None:
-            found = [self.backends[name] for name in self.names() if self.why_unavailable(name) is None]
-            found.reverse()
-            if not any(callable(backend.priority) for backend in found):
-                found.sort(key=lambda backend: _priority(backend), reverse=True)
-            self._usable = found
-        return self._usable
-
-    def names(self) -> list[str]:
-        """Every backend name, in the fixed order; names that only this operator knows come last."""
-        return [*BACKEND_NAMES, *(name for name in self.backends if name not in BACKEND_NAMES)]
+            usable = [self.backends[name] for name in BACKEND_NAMES if self.why_unavailable(name) is None]
+            self._by_arguments = any(callable(backend.priority) for backend in usable)
+            self._usable = tuple(usable if self._by_arguments else sorted(usable, key=_rank(None), reverse=True))
+        fitting = (backend for backend in self._usable if backend.supports(*args) is None)
+        return max(fitting, key=_rank(args), default=None) if self._by_arguments else next(fitting, None)
 
 
 _operators: dict[str, _Implementations] = {}
@@ -99,7 +97,13 @@ _forced: ContextVar[str | None] = ContextVar("fastmem_backend", default=None)
 
 
 def register(backend: Backend) -> None:
-    """Add an implementation of an operator; one of the same name is replaced."""
+    """Add an implementation of an operator; one of the same name is replaced.
+
+    Raises:
+        UnknownNameError: The backend's name is none of the four.
+    """
+    if backend.name not in BACKEND_NAMES:
+        raise UnknownNameError("backend", backend.name, BACKEND_NAMES)
     _operators.setdefault(backend.op, _Implementations()).add(backend)
 
 
@@ -124,7 +128,7 @@ def select(op: str, *args: Any) -> Backend:
     implementations = _implementations(op)
     setting = current_setting()
     if setting == "auto":
-        chosen = _best(implementations.usable(), args)
+        chosen = implementations.best(args)
         if chosen is None:
             raise InputError("backend", f"no implementation of {op} takes these arguments", f"see explain({op!r}, ...)")
         return chosen
@@ -135,11 +139,6 @@ def select(op: str, *args: Any) -> Backend:
         if reason is None:
             return backend
     raise InputError("backend", f"{setting!r} cannot run {op} here ({reason})", "use 'auto' or 'reference'")
-
-
-def named(op: str, name: str) -> Backend:
-    """The implementation of this name: for a backward pass, which follows the forward pass's choice."""
-    return _implementations(op).backends[name]
 
 
 @contextmanager
@@ -214,13 +213,14 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         UnknownNameError: There is no such operator.
         InputError: The operator refuses these arguments.
     """
-    shown, op = op, _FACES.get(op, op)
+    shown = op
+    op, options = _FACES.get(op, (op, {}))
     implementations = _implementations(op)
-    call = _forward_arguments(shown, op, args, kwargs) if args or kwargs else None
+    call = _forward_arguments(op, args, {**kwargs, **options}) if args or kwargs else None
     setting = current_setting()
     runnable: list[Backend] = []
     remarks: dict[str, str] = {}
-    for name in implementations.names():
+    for name in BACKEND_NAMES:
         reason = implementations.why_unavailable(name)
         if reason is not None:
             remarks[name] = f"not available: {reason}"
@@ -233,7 +233,7 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         remarks[name] = "available"
         if setting in ("auto", name):
             runnable.append(backend)
-    chosen = _preferred(runnable, call)
+    chosen = max(runnable, key=_rank(call), default=None)
     _remark_on_choice(remarks, setting, chosen)
     words = ", ".join(map(_in_words, call)) if call is not None else ""
     return Explanation(shown, setting, words, chosen.name if chosen else None, remarks)
@@ -266,28 +266,18 @@ def _load(op: str) -> _Implementations:
     return implementations
 
 
-def _best(usable: list[Backend], args: tuple[Any, ...]) -> Backend | None:
-    """The choice of ``"auto"``, on the path of every call: ask no more backends than needed."""
-    if any(callable(backend.priority) for backend in usable):
-        return _preferred([backend for backend in usable if backend.supports(*args) is None], args)
-    for backend in usable:
-        if backend.supports(*args) is None:
-            return backend
-    return None
+def _rank(args: tuple[Any, ...] | None) -> Callable[[Backend], tuple[float, int]]:
+    """The order of preference for these arguments; without any, a priority that depends on them counts as highest."""
 
+    def rank(backend: Backend) -> tuple[float, int]:
+        priority: float
+        if not callable(backend.priority):
+            priority = backend.priority
+        else:
+            priority = math.inf if args is None else backend.priority(*args)
+        return priority, BACKEND_NAMES.index(backend.name)
 
-def _preferred(runnable: list[Backend], args: tuple[Any, ...] | None) -> Backend | None:
-    """The one of highest priority; without arguments a priority that depends on them counts as the highest."""
-    if not runnable:
-        return None
-    rank = {name: position for position, name in enumerate(BACKEND_NAMES)}
-    return max(runnable, key=lambda backend: (_priority(backend, args), rank.get(backend.name, -1)))
-
-
-def _priority(backend: Backend, args: tuple[Any, ...] | None = None) -> float:
-    if not callable(backend.priority):
-        return backend.priority
-    return backend.priority(*args) if args is not None else float("inf")
+    return rank
 
 
 def _checked_setting(argument: str, name: str) -> str:
@@ -296,13 +286,14 @@ def _checked_setting(argument: str, name: str) -> str:
     return name
 
 
-def _forward_arguments(shown: str, op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+def _forward_arguments(op: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
     """What ``forward`` would get for a public call: the public module's ``forward_arguments`` translates, if any."""
-    public = importlib.import_module(f"fastmem.ops.{op}")
-    translate = getattr(public, "forward_arguments", None)
+    public = f"fastmem.ops.{op}"
+    exists = importlib.util.find_spec(public) is not None
+    translate = getattr(importlib.import_module(public), "forward_arguments", None) if exists else None
     if translate is None:
         if kwargs:
-            raise InputError("explain", f"{shown} takes no keyword arguments here", "give the arguments by position")
+            raise InputError("explain", f"{op} takes no keyword arguments here", "give the arguments by position")
         return args
     return translate(*args, **kwargs)
 
