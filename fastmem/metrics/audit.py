@@ -113,19 +113,18 @@ def _auc_interval(curve: Roc, drawn: Resamples, num_records: int, confidence: fl
     if len(drawn.auc) < 2 or np.ptp(drawn.auc) == 0.0:
         # Perfect separation or one constant score: no resample differs. Records are the trials, half on each side.
         return auc_interval(curve.auc, float("nan"), max(1, num_records // 2), confidence)
-    low, high = _percentiles(drawn.auc, confidence)
-    return low, high
+    return _percentiles(drawn.auc, curve.auc, confidence)
 
 
 def _with_interval(value: TprAtFpr, drawn: np.ndarray, num_records: int, confidence: float) -> TprAtFpr:
     if len(drawn) < 2 or np.ptp(drawn) == 0.0:
-        successes = round(value.tpr * num_records)
-        low, high = clopper_pearson(successes, num_records, confidence)
-        return replace(value, low=float(low), high=float(high))
-    low, high = _percentiles(drawn, confidence)
+        low, high = map(float, clopper_pearson(round(value.tpr * num_records), num_records, confidence))
+    else:
+        low, high = _percentiles(drawn, value.tpr, confidence)
     return replace(value, low=low, high=high)
 
 
-def _percentiles(drawn: np.ndarray, confidence: float) -> tuple[float, float]:
+def _percentiles(drawn: np.ndarray, estimate: float, confidence: float) -> tuple[float, float]:
+    """The percentile interval, widened where needed to hold the estimate: at few positives resamples are skewed."""
     low, high = np.quantile(drawn, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)
+    return min(float(low), estimate), max(float(high), estimate)

@@ -66,7 +66,7 @@ def auc_interval(auc: float, variance: float, trials: int, confidence: float = 0
         return max(0.0, auc - half), min(1.0, auc + half)
     centre = (auc + z * z / (2 * trials)) / (1 + z * z / trials)
     half = z / (1 + z * z / trials) * float(np.sqrt(auc * (1 - auc) / trials + z * z / (4 * trials**2)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    return min(auc, max(0.0, centre - half)), max(auc, min(1.0, centre + half))  # rounding may not exclude auc
 
 
 def check_confidence(confidence: float) -> None:
