@@ -1,0 +1,1 @@
+"""Membership inference: pure functions from Signals to scores, higher = more likely a member."""
