@@ -19,12 +19,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from fastmem.report.tables import percent
+from fastmem.report.tables import level_name
 from fastmem.report.theme import TOKENS, light
 
 __all__ = ["draw", "rate_axes", "step_path"]
 
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "axes.axisbelow": True,
     "axes.edgecolor": light("line"),
     "axes.facecolor": "none",
@@ -67,7 +67,7 @@ def draw(name: str, alt: str, size: tuple[float, float], paint: Callable[[Figure
         An ``<svg>``, the same bytes for the same drawing.
     """
     buffer = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
+    with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
         figure = Figure(figsize=size, layout="constrained")
         paint(figure)
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -105,7 +105,7 @@ def rate_axes(axes: Axes, lowest: float) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(FixedLocator(decades.tolist()))
         axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: percent(value)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: level_name(value)))
     axes.set(xlim=(lowest, 1.0), ylim=(lowest, 1.0), aspect="equal")
 
 

@@ -36,15 +36,22 @@ Tone = Literal["", "good", "warn", "bad", "muted"]
 
 
 def percent(fraction: float, *, unit: bool = True) -> str:
-    """A fraction in percent: one decimal, or two significant digits below 1%; ``unit=False`` leaves the sign out."""
+    """A measured fraction in percent: one decimal, or two significant digits below 1%.
+
+    Args:
+        fraction: In [0, 1].
+        unit: Whether the sign follows.
+    """
     if not math.isfinite(fraction):
         return MISSING
     value = 100.0 * fraction
     decimals = 1 if value == 0 else min(max(1, 1 - math.floor(math.log10(abs(value)))), 6)
-    text = f"{value:.{decimals}f}"
-    if math.isclose(float(text), value, rel_tol=1e-9):
-        text = f"{float(text):g}"  # 1% and not 1.0%: nothing was rounded
-    return text + ("%" if unit else "")
+    return f"{value:.{decimals}f}" + ("%" if unit else "")
+
+
+def level_name(fraction: float) -> str:
+    """A chosen fraction in percent, exactly: ``0.001%``, ``1%``, ``50%``."""
+    return f"{100.0 * fraction:.10g}%"
 
 
 def fixed(value: float, decimals: int = 3) -> str:

@@ -13,7 +13,7 @@ from matplotlib.ticker import NullFormatter
 from fastmem.report.audit.results import CONTROLS, HEADLINE_LEVEL, AttackResult
 from fastmem.report.html import LegendEntry, figure
 from fastmem.report.plots import draw, rate_axes, step_path
-from fastmem.report.tables import percent
+from fastmem.report.tables import level_name, percent
 from fastmem.report.theme import MEMBER, NON_MEMBER, light
 
 __all__ = ["comparison_figure", "histogram_figure", "roc_figure"]
@@ -151,19 +151,19 @@ def comparison_figure(attacks: Sequence[AttackResult], level: float = HEADLINE_L
         axes.set(xscale="log", xlim=(lowest, 1.0), ylim=(-0.7, len(drawn) - 0.3), yticks=rows)
         axes.set_yticklabels([attack.title for attack in drawn], color=light("ink"))
         ticks = [tick for tick in (1e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0) if tick >= lowest]
-        axes.set_xticks(ticks, [percent(tick) for tick in ticks])
+        axes.set_xticks(ticks, [level_name(tick) for tick in ticks])
         axes.set_xticks([], minor=True)
-        axes.set_xlabel(f"TPR at {percent(level)} FPR")
+        axes.set_xlabel(f"TPR at {level_name(level)} FPR")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
 
-    alt = f"True positive rate at {percent(level)} false positive rate: " + "; ".join(
+    alt = f"True positive rate at {level_name(level)} false positive rate: " + "; ".join(
         f"{attack.title} {percent(value)}" for attack, value in zip(drawn, shown, strict=True)
     )
     svg = draw("comparison", alt, (4.7, 0.9 + 0.225 * len(drawn)), paint)
     caption = (
         f"Dots with bars: each attack and its 95% interval. Hollow circles: shuffled membership; hollow diamonds: "
-        f"models that never saw the pool; both belong on the line of guessing at {percent(level)}."
+        f"models that never saw the pool; both belong on the line of guessing at {level_name(level)}."
     )
     return figure(svg, caption)
 

@@ -6,6 +6,7 @@ Rates are fractions. "Chance" is an AUC of 1/2, and a true positive rate equal t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 
@@ -20,7 +21,6 @@ __all__ = [
     "Estimate",
     "Level",
     "control_tally",
-    "headline",
     "read_attacks",
 ]
 
@@ -155,11 +155,6 @@ def read_attacks(summary: Fields) -> list[AttackResult]:
     return sorted(results, key=_strength, reverse=True)
 
 
-def headline(attacks: list[AttackResult]) -> AttackResult | None:
-    """The attack that the report leads with: the strongest; None if there is none."""
-    return max(attacks, key=_strength, default=None)
-
-
 def _strength(attack: AttackResult) -> tuple[float, float]:
     values = (attack.resolved_tpr(HEADLINE_LEVEL), attack.auc.value)
     return values[0] if math.isfinite(values[0]) else -1.0, values[1] if math.isfinite(values[1]) else -1.0
@@ -240,7 +235,7 @@ def _number_names(fields: Fields) -> list[tuple[float, str]]:
     return sorted(pairs)
 
 
-def control_tally(attacks: list[AttackResult]) -> tuple[int, int]:
+def control_tally(attacks: Sequence[AttackResult]) -> tuple[int, int]:
     """How many control AUC intervals hold 1/2, and how many there are."""
     verdicts = [control.covers_chance for control in chain(*(attack.controls.values() for attack in attacks))]
     return verdicts.count(True), len(verdicts) - verdicts.count(None)

@@ -10,7 +10,19 @@ from markupsafe import Markup
 
 from fastmem.report.audit.results import CONTROLS, HEADLINE_LEVEL, AttackResult, Control, Level, Spread
 from fastmem.report.html import details
-from fastmem.report.tables import MISSING, Cell, Column, Table, compact, count, duration, fixed, percent, span
+from fastmem.report.tables import (
+    MISSING,
+    Cell,
+    Column,
+    Table,
+    compact,
+    count,
+    duration,
+    fixed,
+    level_name,
+    percent,
+    span,
+)
 
 __all__ = ["attack_details", "attack_table", "stage_table"]
 
@@ -22,12 +34,14 @@ def attack_table(attacks: Sequence[AttackResult]) -> Markup:
     priors = sorted({prior for attack in attacks for prior in attack.ppv}, reverse=True)
     columns = [
         Column("Attack", numeric=False),
-        *(Column(f"TPR at {percent(level)} FPR", "95% interval; realised FPR") for level in _TABLE_LEVELS),
+        *(Column(f"TPR at {level_name(level)} FPR", "95% interval; realised FPR") for level in _TABLE_LEVELS),
         Column("AUC", "95% interval"),
         Column("Balanced accuracy", "best threshold"),
     ]
     if priors:
-        columns.append(Column(f"PPV at {percent(HEADLINE_LEVEL)} FPR", "prior " + " / ".join(map(percent, priors))))
+        columns.append(
+            Column(f"PPV at {level_name(HEADLINE_LEVEL)} FPR", "prior " + " / ".join(map(level_name, priors)))
+        )
     columns += [Column(f"Control: {title}", "AUC; TPR at 1% FPR") for title in CONTROLS.values()]
     return Table("Attacks, strongest first", columns, [_row(attack, priors) for attack in attacks], highlight=0).html()
 
@@ -89,7 +103,7 @@ def _level_table(attack: AttackResult) -> Markup:
     ]
     priors = sorted(attack.ppv, reverse=True)
     if priors:
-        columns.append(Column("PPV", "prior " + " / ".join(map(percent, priors))))
+        columns.append(Column("PPV", "prior " + " / ".join(map(level_name, priors))))
     rows = [_level_row(attack, level, priors) for level in attack.levels.values()]
     facts = [
         _listed("Options", attack.options),
@@ -110,7 +124,7 @@ def _level_row(attack: AttackResult, level: Level, priors: Sequence[float]) -> l
     # The strictest threshold of all has a meaning of its own; only its name, 0%, promises more than the data hold.
     shown = level.resolvable or level.level == 0
     row: list[Cell | str] = [
-        percent(level.level),
+        level_name(level.level),
         Cell(percent(level.tpr.value), _lines(level.reason)) if shown else _level_cell(level),
         (span(percent(level.tpr.low, unit=False), percent(level.tpr.high)) or MISSING) if shown else MISSING,
         percent(level.realised_fpr),

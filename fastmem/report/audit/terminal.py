@@ -11,7 +11,7 @@ from rich.text import Text
 
 from fastmem.report.artifacts import Fields, check_schema
 from fastmem.report.audit.results import AttackResult, Estimate, read_attacks
-from fastmem.report.tables import MISSING, percent
+from fastmem.report.tables import MISSING, level_name, percent
 
 __all__ = ["audit_table"]
 
@@ -39,7 +39,7 @@ def audit_table(summary: Mapping[str, Any]) -> Table:
     table.add_column("attack", no_wrap=True)
     table.add_column("AUC", justify="right", no_wrap=True)
     for level in _LEVELS:
-        table.add_column(f"TPR%@{percent(level)} FPR", justify="right")
+        table.add_column(f"TPR%@{level_name(level)} FPR", justify="right")
     table.add_column("shuffled AUC", justify="right")
     table.add_column("never-saw AUC", justify="right")
     for place, attack in enumerate(attacks):
@@ -55,7 +55,7 @@ def audit_table(summary: Mapping[str, Any]) -> Table:
 
 
 def _caption(attacks: list[AttackResult]) -> Text:
-    notes = ["small: 95% intervals. Guessing gives AUC .500 and a TPR equal to the FPR."]
+    notes = ["Ranges are 95% intervals. Guessing gives an AUC of .500 and a TPR equal to the FPR."]
     if any(not level.resolvable for attack in attacks for at, level in attack.levels.items() if at in _LEVELS):
         notes.append("n/r: too few non-members to resolve the level.")
     if any(control.covers_chance is False for attack in attacks for control in attack.controls.values()):

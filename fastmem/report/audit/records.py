@@ -1,0 +1,86 @@
+"""Which records leak most: their pictures, and the labels that they have more often than the pool does."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from fastmem.report.audit.run import Run
+from fastmem.report.html import Exhibit, Section, details, gallery, picture
+from fastmem.report.tables import TIMES, Cell, Column, Table, compact, count, percent
+
+__all__ = ["records"]
+
+_MOST_EXPOSED = 24
+_TOP_SHARE = 0.1
+
+
+def records(run: Run) -> Section:
+    """The most exposed records, with pictures where the data are pictures."""
+    exhibits = _exhibits(run)
+    parts = [gallery(exhibits)] if exhibits else []
+    if table := _label_table(run):
+        parts.append(table)
+    best = run.attacks[0].title if run.attacks else "the strongest attack"
+    lead = (
+        f"Exposure is the score of {best}, averaged over the targets that were trained on the record; rank ± is how far "
+        f"its place moves from target to target. All {count(run.scores.num_records)} records are in scores.csv."
+    )
+    return Section("records", "Most exposed records", Markup("\n").join(parts), lead)
+
+
+def _exhibits(run: Run) -> list[Exhibit]:
+    index = run.arrays.get("exposed_index")
+    if index is None:
+        return []
+    fields = {name: run.arrays.get(f"exposed_{name}") for name in ("label", "score", "rank_std", "picture")}
+    for name, values in fields.items():
+        if values is not None and (values.ndim == 0 or len(values) != len(index)):
+            raise run.bad_array(f"exposed_{name} has not one entry for each of the {len(index)} exposed records")
+    pictures = fields["picture"]
+    if pictures is not None and (pictures.ndim != 4 or pictures.dtype != np.uint8):
+        found = f"{pictures.dtype} of {pictures.ndim} dimensions"
+        raise run.bad_array(f"exposed_picture is {found}, not uint8 [K, C, H, W]")
+    return [_exhibit(run, place, int(record), fields) for place, record in enumerate(index[:_MOST_EXPOSED])]
+
+
+def _exhibit(run: Run, place: int, record: int, fields: dict[str, Any]) -> Exhibit:
+    def value(name: str) -> float:
+        return math.nan if fields[name] is None else float(fields[name][place])
+
+    label = run.label(fields["label"][place]) if fields["label"] is not None else ""
+    lines = [f"score {compact(value('score'))}"]
+    if math.isfinite(value("rank_std")):
+        lines.append(f"rank ± {compact(value('rank_std'))}")
+    pixels = fields["picture"]
+    alt = f"Record {record}{f', label {label}' if label else ''}, {lines[0]}"
+    image = picture(pixels[place], alt) if pixels is not None else None
+    return Exhibit(label or f"record {record}", [f"record {record}", *lines] if label else lines, image)
+
+
+def _label_table(run: Run) -> Markup | None:
+    """Which labels the most exposed tenth holds more often than the pool does."""
+    labels = run.scores.columns.get("label", [])
+    top = labels[: round(_TOP_SHARE * len(labels))]
+    if len(top) < 10 or len(set(labels)) < 2:
+        return None
+    whole, exposed = Counter(labels), Counter(top)
+    ratio = {label: exposed[label] / len(top) / (whole[label] / len(labels)) for label in whole}
+    rows = []
+    for label in sorted(ratio, key=lambda name: (-ratio[name], name))[:10]:
+        share = Cell(f"{percent(exposed[label] / len(top))}", bar=exposed[label] / max(exposed.values()))
+        name = run.label(label) if label.lstrip("-").isdigit() else label
+        rows.append([name, share, percent(whole[label] / len(labels)), f"{ratio[label]:.2f} {TIMES}"])
+    columns = [
+        Column("Label", numeric=False),
+        Column("Share of the most exposed 10%"),
+        Column("Share of the pool"),
+        Column("Ratio"),
+    ]
+    return details(
+        "Labels among the most exposed tenth", Table("Most over-represented labels first", columns, rows).html()
+    )
