@@ -86,12 +86,19 @@ def read_npz(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         InputError: If the file is missing or corrupt, or an array needs pickle.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        archive = np.load(path, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise InputError("data", f"{str(path)!r} holds a single array", "write it again with numpy.savez(x=, y=)")
+        with archive:
             return {name: _read(path, archive, name) for name in names if name in archive.files}
     except FileNotFoundError as error:
         raise InputError("data", f"no file {str(path)!r}", "check the path") from error
-    except (OSError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError("data", f"{str(path)!r} is no readable .npz file ({error})", "write it again") from error
+    except InputError:
+        raise
+    except (OSError, EOFError, ValueError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(
+            "data", f"{str(path)!r} is no readable .npz file ({error})", "write it again with numpy.savez(x=, y=)"
+        ) from error
 
 
 def _read(path: Path, archive: Any, name: str) -> np.ndarray:
@@ -99,7 +106,7 @@ def _read(path: Path, archive: Any, name: str) -> np.ndarray:
         return archive[name]
     except ValueError as error:
         if "pickle" not in str(error).lower():
-            raise InputError("data", f"{name} in {str(path)!r} is corrupt ({error})", "write it again") from error
+            raise
         raise InputError(
             "data",
             f"{name} in {str(path)!r} is an array of Python objects, which only pickle can read",
@@ -155,7 +162,9 @@ def _labels(name: str, y: Any) -> Tensor:
 
 def _count_classes(name: str, *labels: Tensor | None) -> int:
     given = torch.cat([part for part in labels if part is not None])
-    largest = int(given.max()) if len(given) else 0
+    if len(given) == 0:
+        raise InputError("y", f"no labels in {name}", "give at least one record")
+    largest = int(given.max())
     if largest >= len(given):
         raise InputError(
             "y",
