@@ -8,9 +8,9 @@ A store holds one table at its root (the pool) and, where an audit needs them, o
     logits   float   [M, N, A, C]       likewise, where they are kept
     commits  uint8   [M, 1 + S, 32]     one chunk per model: SHA-256 of the row's key and of each array's row
 
-The group's attribute ``fastmem_signals`` names the arrays in the order of ``commits`` and seals labels and mask; it is
-written last, so a table without it was never finished. A row whose commit record is missing, or does not match what is
-stored, does not exist. Any zarr v3 reader can read the arrays.
+``commits`` comes last, in one step with its attribute ``fastmem_signals``, which names the arrays in the order of the
+record and seals labels and mask: a table without it was never finished. A row whose commit record is missing, or does
+not match what is stored, does not exist. Any zarr v3 reader can read the arrays.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import errno
 import hashlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from os import PathLike, fspath
 from pathlib import Path
@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 import zarr
 from zarr.abc.store import Store
-from zarr.errors import BaseZarrError
+from zarr.errors import BaseZarrError, ContainsArrayError
 from zarr.storage import FsspecStore, LocalStore
 
 from fastmem.errors import FastmemError, StoreError
@@ -92,30 +92,49 @@ class Layout:
         fields = {key: value for key, value in attribute.items() if key != "format"}
         return cls(**{**fields, "arrays": tuple(fields["arrays"])})
 
-    def create(self, node: zarr.Group, labels: np.ndarray, keep: np.ndarray) -> None:
-        """Make the arrays of a table in ``node`` and seal it; doing so twice, or after a kill, is harmless."""
-        _write_whole(node, "labels", labels)
-        _write_whole(node, "keep", keep)
+    def create(self, where: str, node: zarr.Group, labels: np.ndarray, keep: np.ndarray) -> None:
+        """Make the table in ``node``. Another process that does the same, or a kill at any step, does no harm.
+
+        Raises:
+            StoreError: if a run that was cut off has left arrays of another shape.
+        """
+        _make_array(where, node, "labels", labels.shape, labels.shape, labels.dtype)[...] = labels
+        _make_array(where, node, "keep", keep.shape, keep.shape, keep.dtype)[...] = keep
         for name in self.arrays:
-            _make_rows(node, name, self.num_models, self.row_shape(name), self.dtype(name))
-        _make_rows(node, "commits", self.num_models, (1 + len(self.arrays), _DIGEST_BYTES), np.dtype(np.uint8))
-        node.attrs[ATTRIBUTE] = self.to_attribute()
+            row_shape = self.row_shape(name)
+            _make_array(where, node, name, (self.num_models, *row_shape), (1, *row_shape), self.dtype(name))
+        record = (1 + len(self.arrays), _DIGEST_BYTES)
+        attributes = {ATTRIBUTE: self.to_attribute()}
+        shape, chunks = (self.num_models, *record), (1, *record)
+        _make_array(where, node, "commits", shape, chunks, np.dtype(np.uint8), attributes)
 
 
-def _write_whole(node: zarr.Group, name: str, values: np.ndarray) -> None:
-    node.create_array(name, data=values, chunks=values.shape, compressors=None, overwrite=True)
-
-
-def _make_rows(node: zarr.Group, name: str, rows: int, row_shape: tuple[int, ...], dtype: np.dtype) -> None:
-    node.create_array(
-        name,
-        shape=(rows, *row_shape),
-        chunks=(1, *row_shape),
-        dtype=dtype,
-        fill_value=0,
-        compressors=None,  # margins do not compress, and plain chunks read at the speed of the disk
-        overwrite=True,
-    )
+def _make_array(
+    where: str,
+    node: zarr.Group,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...],
+    dtype: np.dtype,
+    attributes: dict[str, Any] | None = None,
+) -> zarr.Array:
+    # Nothing is overwritten: what a second process finds half made may by now hold the rows of the first.
+    found = node.get(name)
+    if found is None:
+        with suppress(ContainsArrayError):
+            return node.create_array(
+                name,
+                shape=shape,
+                chunks=chunks,
+                dtype=dtype,
+                fill_value=0,
+                compressors=None,  # margins do not compress, and plain chunks read at the speed of the disk
+                attributes=attributes,
+            )
+        found = node.get(name)
+    if not isinstance(found, zarr.Array) or (found.shape, found.chunks, found.dtype) != (shape, chunks, dtype):
+        raise StoreError(where, f"{name!r} is left over from another run", FRESH)
+    return found
 
 
 def digest(array: np.ndarray) -> bytes:

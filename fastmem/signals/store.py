@@ -18,10 +18,10 @@ import zarr
 from fastmem.errors import InputError, StoreError
 from fastmem.metrics.arrays import as_float64, as_labels, as_numpy, locate
 from fastmem.signals.checks import check_keep
-from fastmem.signals.layout import ATTRIBUTE, FRESH, Layout, as_url, digest, name_of, open_store, store_errors
+from fastmem.signals.layout import FRESH, Layout, as_url, digest, name_of, open_store, store_errors
 from fastmem.signals.rows import Rows
 from fastmem.signals.statistics import canonical_name
-from fastmem.signals.stored import StoredRows, StoredTable
+from fastmem.signals.stored import StoredRows, StoredTable, is_table
 
 __all__ = ["SignalsWriter", "save_signals"]
 
@@ -115,7 +115,7 @@ class SignalsWriter:
                 digests.append(digest(array))
                 self._table.arrays[name][model] = array
             record = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
-            self._table.arrays["commits"][model] = record
+            self._table.commits[model] = record
 
     def completed(self, keys: Sequence[str]) -> np.ndarray:
         """Which rows are there: committed under the expected key, with every checksum right.
@@ -200,8 +200,8 @@ def _make_table(url: str, group: str, layout: Layout, labels: np.ndarray, keep: 
             zarr.create_group(store, path=group, overwrite=True, zarr_format=3)
         root = zarr.open_group(store, mode="a", zarr_format=3)
         node = root.require_group(group) if group else root
-        if ATTRIBUTE not in node.attrs:
-            layout.create(node, labels, keep)
+        if not is_table(node):
+            layout.create(name, node, labels, keep)
         table = StoredTable(url, group, node)
     differing = [field for field in vars(layout) if getattr(table.layout, field) != getattr(layout, field)]
     if differing:
@@ -223,7 +223,7 @@ def _holds_table(url: str, group: str) -> bool:
             node = zarr.open_group(open_store(url, read_only=True), path=group, mode="r", zarr_format=3)
         except FileNotFoundError:
             return False
-        return ATTRIBUTE in node.attrs
+        return is_table(node)
 
 
 def _key_bytes(key: str) -> bytes:

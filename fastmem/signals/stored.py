@@ -34,11 +34,12 @@ class StoredTable:
         self.group = group
         self.name = name_of(url, group)
         with store_errors(self.name):
-            attribute = node.attrs.get(ATTRIBUTE)
-            if attribute is None:
+            if not is_table(node):
                 raise StoreError(self.name, "holds no signals, or was cut off while being made", FRESH)
-            self.layout = Layout.from_attribute(attribute, self.name)
-            self.arrays = {name: self._array(node, name) for name in (*self.layout.arrays, "commits")}
+            commits = self._array(node, "commits")
+            self.layout = Layout.from_attribute(commits.attrs[ATTRIBUTE], self.name)
+            self.arrays = {name: self._array(node, name) for name in self.layout.arrays}
+            self.commits = commits
             self._node = node
 
     def _array(self, node: zarr.Group, name: str) -> zarr.Array:
@@ -71,7 +72,7 @@ class StoredTable:
         where = f"{self.name} row {models[0]}"
         try:
             with store_errors(where, remedy=_AGAIN):
-                commits = np.asarray(self.arrays["commits"].oindex[models])
+                commits = np.asarray(self.commits.oindex[models])
                 values = np.asarray(self.arrays[name].oindex[models])
         except StoreError:
             if len(models) > 1:  # of many rows one is at fault: find it
@@ -91,7 +92,7 @@ class StoredTable:
         rows = np.array([model])
         try:
             with store_errors(self.name):
-                if np.asarray(self.arrays["commits"][model])[0].tobytes() != key:
+                if np.asarray(self.commits[model])[0].tobytes() != key:
                     return False
             for name in self.layout.arrays:
                 self.read(name, rows)
@@ -154,6 +155,12 @@ class StoredRows:
         return StoredRows(self.table, self._name, self._models if models is None else self._models[models], chosen)
 
 
+def is_table(node: zarr.Group) -> bool:
+    """Whether a group holds a table that was made to the end."""
+    commits = node.get("commits")
+    return isinstance(commits, zarr.Array) and ATTRIBUTE in commits.attrs
+
+
 def open_table(path: str | PathLike[str], group: str) -> StoredTable:
     """Open one table of a store for reading.
 
@@ -192,5 +199,5 @@ def stored_groups(path: str | PathLike[str]) -> tuple[str, ...]:
             root = zarr.open_group(open_store(url, read_only=True), mode="r", zarr_format=3)
         except FileNotFoundError:
             raise StoreError(url, "there are no signals", "check the path, or run an audit that writes them") from None
-        nodes = {group: root if not group else root.get(group) for group in GROUPS}
-        return tuple(group for group, node in nodes.items() if node is not None and ATTRIBUTE in node.attrs)
+        nodes = {group: root.get(group) if group else root for group in GROUPS}
+        return tuple(group for group, node in nodes.items() if isinstance(node, zarr.Group) and is_table(node))
