@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastmem import attacks, metrics
     from fastmem.ops import LogitStats, explain, kl_div, logit_margin, logit_stats, use_backend
+    from fastmem.ops.top_fraction import top_fraction
+    from fastmem.ops.weight_importance import weight_importance
     from fastmem.signals import Signals
 
 __all__ = [
@@ -24,7 +26,9 @@ __all__ = [
     "logit_margin",
     "logit_stats",
     "metrics",
+    "top_fraction",
     "use_backend",
+    "weight_importance",
 ]
 
 _MODULES = ("attacks", "metrics")
@@ -35,7 +39,9 @@ _HOME = {
     "kl_div": "fastmem.ops",
     "logit_margin": "fastmem.ops",
     "logit_stats": "fastmem.ops",
+    "top_fraction": "fastmem.ops.top_fraction",
     "use_backend": "fastmem.ops",
+    "weight_importance": "fastmem.ops.weight_importance",
 }
 
 
