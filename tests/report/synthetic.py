@@ -144,6 +144,7 @@ def write_run(
                 for prior in PRIORS
             },
             "controls": controls,
+            "details": {"floored_spreads": 3, "tie_mass": 0.000125} if key.startswith("lira") else {},
             "seconds": float(random.gamma(2, 0.05)),
             "warnings": ["3 spreads were floored at 1e-6 of the pooled spread"] if key == "lira_online" else [],
         }
@@ -157,11 +158,12 @@ def write_run(
         arrays[f"hist_{key}_edges"] = edges
         arrays[f"hist_{key}_in"] = np.histogram(scores[keep], edges)[0]
         arrays[f"hist_{key}_out"] = np.histogram(scores[~keep], edges)[0]
-        columns[f"{key}_member"] = np.where(keep, scores, 0).sum(0) / keep.sum(0)
-        columns[f"{key}_nonmember"] = np.where(~keep, scores, 0).sum(0) / (~keep).sum(0)
+        columns[f"{key}_in"] = np.where(keep, scores, 0).sum(0) / keep.sum(0)
+        columns[f"{key}_out"] = np.where(~keep, scores, 0).sum(0) / (~keep).sum(0)
     best = max(attacks, key=lambda key: attacks[key]["tpr_at_fpr"]["0.01"]["tpr"])
-    exposure = columns[f"{best}_member"]
+    exposure = columns[f"{best}_in"]
     order = np.argsort(-exposure)
+    found = 1 / (1 + np.exp(3 - exposure))
     top = order[:24]
     yy, xx = np.mgrid[:8, :8] / 8
     pictures = 127 + 127 * np.sin(
@@ -182,9 +184,9 @@ def write_run(
     np.savez_compressed(folder / "report_data.npz", **arrays)  # type: ignore[arg-type]
     with (folder / "scores.csv").open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["record", "label", "exposure", *columns])
+        writer.writerow(["record", "label", "exposure", "found_at_1pct_fpr", *columns])
         for record in order:
-            values = [f"{values[record]:.6g}" for values in (exposure, *columns.values())]
+            values = [f"{values[record]:.6g}" for values in (exposure, found, *columns.values())]
             writer.writerow([record, labels[record], *values])
     return folder
 
@@ -222,10 +224,12 @@ def _summary(attacks: dict[str, Any], best: str, models: int, records: int, keep
             "bystanders": records // 4,
             "num_classes": 10,
             "input_shape": [1, 8, 8],
+            "class_names": [str(digit) for digit in range(10)],
         },
         "design": {
             "kind": "rank",
             "num_models": models,
+            "null_models": models // 4,
             "targets": models,
             "n_in": {"min": int(inside.min()), "mean": float(inside.mean()), "max": int(inside.max())},
             "n_out": {
@@ -240,6 +244,8 @@ def _summary(attacks: dict[str, Any], best: str, models: int, records: int, keep
             "train_accuracy": {"mean": 1.0, "std": 0.0, "min": 1.0, "max": 1.0},
             "test_accuracy": {"mean": 0.931, "std": 0.011, "min": 0.902, "max": 0.957},
         },
+        "headline": {"attack": "lira_online", "rule": "the first that was run of LiRA online, RMIA online, loss"},
+        "exposure_attack": best,
         "attacks": attacks,
         "stages": {"data": 0.3, "train": 41.2, "query": 2.1, "controls": 18.7, "attacks": 6.3, "metrics": 8.9},
         "warnings": [f"a false positive rate of 1e-05 cannot be resolved with {int((~keep).sum())} non-members"],

@@ -33,16 +33,17 @@ _FAMILY_DASHES = tuple(_DASHES)
 _CONTROL_DASHES = {"shuffled": "dot", "never_saw": "dash"}
 
 
-def roc_figure(attacks: Sequence[AttackResult], arrays: Arrays) -> Markup | None:
+def roc_figure(attacks: Sequence[AttackResult], arrays: Arrays, headline: AttackResult | None = None) -> Markup | None:
     """ROC of every attack, pooled over targets, on logarithmic axes from 0.001%.
 
-    The strongest attack of each family is a strong line, its siblings are thin ones of the same colour. The diagonal
-    is chance; the shaded strip is where a false positive rate is less than one non-member. The strongest attack's
-    controls are thin grey lines.
+    The headline and the strongest attack of each other family are strong lines, their siblings thin ones of the same
+    colour. The diagonal is chance; the shaded strip is where a false positive rate is less than one non-member. The
+    headline's controls are thin broken lines.
 
     Args:
         attacks: Strongest first.
         arrays: ``roc_<key>_fpr`` and ``_tpr`` [K], and ``roc_<key>__<control>_fpr`` and ``_tpr``.
+        headline: The attack that the report speaks of; by default the strongest.
 
     Returns:
         The figure; None if no attack has a curve.
@@ -50,7 +51,8 @@ def roc_figure(attacks: Sequence[AttackResult], arrays: Arrays) -> Markup | None
     drawn = [attack for attack in attacks if f"roc_{attack.key}_fpr" in arrays and f"roc_{attack.key}_tpr" in arrays]
     if not drawn:
         return None
-    leaders: dict[str, AttackResult] = {}
+    first = headline if headline in drawn else drawn[0]
+    leaders = {first.family: first}
     for attack in drawn:
         leaders.setdefault(attack.family, attack)
     dashes = dict(zip(leaders, _FAMILY_DASHES, strict=False))
@@ -68,10 +70,10 @@ def roc_figure(attacks: Sequence[AttackResult], arrays: Arrays) -> Markup | None
                 _curve(axes, arrays, attack.key, color=light(attack.token), linewidth=0.7, alpha=0.55)
         for control, dash in _CONTROL_DASHES.items():
             style = (0, _DASHES[dash][0])
-            _curve(axes, arrays, f"{drawn[0].key}__{control}", color=light("ink"), linewidth=0.9, linestyle=style)
+            _curve(axes, arrays, f"{first.key}__{control}", color=light("ink"), linewidth=0.9, linestyle=style)
         for family, attack in reversed(leaders.items()):
             style = (0, _DASHES[dashes[family]][0]) if dashes[family] else "-"
-            width = 2.4 if attack is drawn[0] else 1.6
+            width = 2.4 if attack is first else 1.6
             _curve(axes, arrays, attack.key, color=light(attack.token), linewidth=width, linestyle=style)
 
     alt = "ROC on logarithmic axes. " + "; ".join(
@@ -79,7 +81,7 @@ def roc_figure(attacks: Sequence[AttackResult], arrays: Arrays) -> Markup | None
         for attack in leaders.values()
     )
     svg = draw("roc", alt, (4.7, 4.4), paint)
-    return figure(svg, _roc_caption(drawn, limit), _roc_legend(leaders, dashes, drawn, arrays))
+    return figure(svg, _roc_caption(drawn, limit), _roc_legend(leaders, dashes, first, arrays))
 
 
 def _curve(axes: Axes, arrays: Arrays, name: str, **style: object) -> None:
@@ -100,19 +102,19 @@ def _roc_caption(drawn: Sequence[AttackResult], limit: float) -> str:
     if limit > _LOWEST_RATE:
         parts.append(f"Shaded: rates below one non-member ({percent(limit)}), which these data cannot resolve.")
     if len(drawn) > 1:
-        parts.append("Strong lines: the best attack of each family; thin lines of the same colour: its other variants.")
+        parts.append("Strong lines: one attack of each family; thin lines of the same colour: its other variants.")
     return " ".join(parts)
 
 
 def _roc_legend(
-    leaders: Mapping[str, AttackResult], dashes: Mapping[str, str], drawn: Sequence[AttackResult], arrays: Arrays
+    leaders: Mapping[str, AttackResult], dashes: Mapping[str, str], first: AttackResult, arrays: Arrays
 ) -> list[LegendEntry]:
     entries = [
-        LegendEntry(attack.title, attack.token, _DASHES[dashes[family]][1], 2.4 if attack is drawn[0] else 1.8)
+        LegendEntry(attack.title, attack.token, _DASHES[dashes[family]][1], 2.4 if attack is first else 1.8)
         for family, attack in leaders.items()
     ]
     for control, dash in _CONTROL_DASHES.items():
-        if f"roc_{drawn[0].key}__{control}_fpr" in arrays:
+        if f"roc_{first.key}__{control}_fpr" in arrays:
             entries.append(LegendEntry(f"control: {CONTROLS[control]}", "ink", _DASHES[dash][1], 1.0))
     return [*entries, LegendEntry("guessing", "muted", "", 1.0)]
 

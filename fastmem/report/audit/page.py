@@ -85,9 +85,9 @@ def _moment(created: str) -> str:
 
 
 def _leak_cards(run: Run) -> list[Card]:
-    if not run.attacks:
+    best = run.headline
+    if best is None:
         return []
-    best = run.attacks[0]
     cards = []
     level = best.levels.get(HEADLINE_LEVEL)
     label = f"TPR at {level_name(HEADLINE_LEVEL)} FPR, {best.title}"
@@ -125,8 +125,14 @@ def _control_card(run: Run) -> Card | None:
     covered, total = control_tally(run.attacks)
     if total == 0:
         return Card("Controls", "none", "nothing shows that this audit finds no leak where there is none", "warn")
-    detail = "control intervals that hold chance: nothing found where there is nothing"
-    return Card("Controls at chance", f"{covered} of {total}", detail, "good" if covered == total else "warn")
+    far = sum(control.far_off for attack in run.attacks for control in attack.controls.values())
+    if far:
+        detail, tone = f"{far} far off chance: do not believe their rows", "bad"
+    elif covered < total:
+        detail, tone = "of the 95% intervals hold chance; about 1 in 20 misses by luck", ""
+    else:
+        detail, tone = "intervals hold chance: nothing found where there is nothing", "good"
+    return Card("Controls at chance", f"{covered} of {total}", detail, tone)
 
 
 # Attacks, curves and scores
@@ -137,7 +143,7 @@ def _attacks(run: Run) -> Section:
         return Section("attacks", "Attacks", Markup("<p>This run holds no attack.</p>"))
     body = render(
         "audit_attacks.html.j2",
-        table=attack_table(run.attacks),
+        table=attack_table(run.attacks, run.headline),
         controls=_control_sentence(run.attacks),
         details=attack_details(run.attacks),
     )
@@ -145,6 +151,9 @@ def _attacks(run: Run) -> Section:
         "Each attack ranks records by how sure it is that the model was trained on them. Rates are pooled over all "
         "targets; intervals come from resampling the records."
     )
+    rule = run.summary.child("headline").text("rule")
+    if rule and run.headline:
+        lead += f" The answer above speaks of {run.headline.title} (shaded), chosen before any result: {rule}."
     return Section("attacks", "Attacks", body, lead)
 
 
@@ -155,14 +164,14 @@ def _control_sentence(attacks: Sequence[AttackResult]) -> str:
     if covered == total:
         return f"All {total} control intervals hold chance (AUC 0.5), as they must where there is nothing to find."
     return (
-        f"{total - covered} of {total} control intervals miss chance (AUC 0.5), marked “off chance”. About one 95% "
-        f"interval in twenty does so by luck, and attacks on the same models miss together; many misses, or one far "
-        f"from 0.5, mean that the audit itself leaks and the attack's row cannot be believed."
+        f"{total - covered} of {total} control intervals miss chance (AUC 0.5) and are marked. About one 95% interval in "
+        f"twenty does so by luck, and attacks on the same models miss together. A control marked “far off chance” misses "
+        f"by more than luck explains (once in a thousand): the audit itself leaks there, and the row cannot be believed."
     )
 
 
 def _curves(run: Run) -> Section:
-    figures = roc_figure(run.attacks, run.arrays), comparison_figure(run.attacks)
+    figures = roc_figure(run.attacks, run.arrays, run.headline), comparison_figure(run.attacks)
     body = side_by_side(*figures) if any(figures) else Markup()
     return Section(
         "curves", "At few false alarms", body, "What an attacker gets who must not accuse wrongly: the left edge."
@@ -170,9 +179,9 @@ def _curves(run: Run) -> Section:
 
 
 def _scores(run: Run) -> Section:
-    best = run.attacks[:1]
+    best = [attack for attack in run.attacks if attack is run.headline]
     large = [histogram_figure(one, run.arrays, large=True, logarithmic=log) for one in best for log in (False, True)]
-    small = [histogram_figure(attack, run.arrays) for attack in run.attacks[1:]]
+    small = [histogram_figure(attack, run.arrays) for attack in run.attacks if attack not in best]
     body = render(
         "audit_scores.html.j2",
         large=side_by_side(*large) if any(large) else "",

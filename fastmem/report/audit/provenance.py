@@ -46,6 +46,7 @@ def design(run: Run) -> Section:
         ("input shape", f" {TIMES} ".join(map(str, shape)) if isinstance(shape, list) else ""),
         ("design", design.text("kind")),
         ("models", count(design.number("num_models"))),
+        ("control models", count(design.number("null_models"))),
         ("targets", count(len(targets)) if isinstance(targets, list) else design.text("targets")),
         *(
             (f"{word} per target", _counts(design.child(name)))

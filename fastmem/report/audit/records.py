@@ -17,6 +17,7 @@ __all__ = ["records"]
 
 _MOST_EXPOSED = 24
 _TOP_SHARE = 0.1
+_FOUND = "found_at_1pct_fpr"
 
 
 def records(run: Run) -> Section:
@@ -25,12 +26,32 @@ def records(run: Run) -> Section:
     parts = [gallery(exhibits)] if exhibits else []
     if table := _label_table(run):
         parts.append(table)
-    best = run.attacks[0].title if run.attacks else "the strongest attack"
-    lead = (
-        f"Exposure is the score of {best}, averaged over the targets that were trained on the record; rank ± is how far "
-        f"its place moves from target to target. All {count(run.scores.num_records)} records are in scores.csv."
+    return Section("records", "Most exposed records", Markup("\n").join(parts), _lead(run))
+
+
+def _lead(run: Run) -> str:
+    attack = run.attack(run.summary.text("exposure_attack")) or next(iter(run.attacks), None)
+    sentences = []
+    found = [share for share in map(_number, run.scores.columns.get(_FOUND, [])) if math.isfinite(share)]
+    if found:
+        often = sum(share >= 0.5 for share in found)
+        sentences.append(
+            f"At 1% FPR, {count(often)} of {count(len(found))} records are found in at least half of the models that "
+            f"were trained on them."
+        )
+    name = attack.title if attack else "the strongest attack"
+    sentences.append(
+        f"Score: by {name}, the mean over the targets that were trained on the record; rank ±: how far its place among "
+        f"all records moves from target to target. All {count(run.scores.num_records)} records are in scores.csv."
     )
-    return Section("records", "Most exposed records", Markup("\n").join(parts), lead)
+    return " ".join(sentences)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _exhibits(run: Run) -> list[Exhibit]:
@@ -45,10 +66,16 @@ def _exhibits(run: Run) -> list[Exhibit]:
     if pictures is not None and (pictures.ndim != 4 or pictures.dtype != np.uint8):
         found = f"{pictures.dtype} of {pictures.ndim} dimensions"
         raise run.bad_array(f"exposed_picture is {found}, not uint8 [K, C, H, W]")
-    return [_exhibit(run, place, int(record), fields) for place, record in enumerate(index[:_MOST_EXPOSED])]
+    found = dict(
+        zip(run.scores.columns.get("record", []), map(_number, run.scores.columns.get(_FOUND, [])), strict=False)
+    )
+    return [
+        _exhibit(run, place, int(record), fields, found.get(str(int(record)), math.nan))
+        for place, record in enumerate(index[:_MOST_EXPOSED])
+    ]
 
 
-def _exhibit(run: Run, place: int, record: int, fields: dict[str, Any]) -> Exhibit:
+def _exhibit(run: Run, place: int, record: int, fields: dict[str, Any], found: float) -> Exhibit:
     def value(name: str) -> float:
         return math.nan if fields[name] is None else float(fields[name][place])
 
@@ -56,6 +83,8 @@ def _exhibit(run: Run, place: int, record: int, fields: dict[str, Any]) -> Exhib
     lines = [f"score {compact(value('score'))}"]
     if math.isfinite(value("rank_std")):
         lines.append(f"rank ± {compact(value('rank_std'))}")
+    if math.isfinite(found):
+        lines.append(f"found in {found:.0%}")
     pixels = fields["picture"]
     alt = f"Record {record}{f', label {label}' if label else ''}, {lines[0]}"
     image = picture(pixels[place], alt) if pixels is not None else None

@@ -41,6 +41,7 @@ FAMILIES = (
     ("other", ("",), "series-6"),
 )
 HEADLINE_LEVEL = 0.01
+_FAR_OFF = 3.29 / 1.96  # half-widths of a 95% interval in one that misses once in a thousand
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,14 @@ class Control:
     def covers_chance(self) -> bool | None:
         """Whether the AUC's interval holds 1/2."""
         return self.auc.covers(0.5)
+
+    @property
+    def far_off(self) -> bool:
+        """Whether the AUC is further from 1/2 than luck explains.
+
+        One 95% interval in twenty misses by luck, and a report shows dozens; this asks for one in a thousand.
+        """
+        return self.covers_chance is False and abs(self.auc.value - 0.5) > _FAR_OFF * (self.auc.high - self.auc.low) / 2
 
 
 @dataclass(frozen=True)

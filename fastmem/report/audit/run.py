@@ -31,6 +31,16 @@ class Run:
     arrays: dict[str, np.ndarray]
     scores: ScoreTable
 
+    @property
+    def headline(self) -> AttackResult | None:
+        """The attack that the head speaks of: the one the study names, else the strongest."""
+        named = self.attack(self.summary.child("headline").text("attack"))
+        return named or next(iter(self.attacks), None)
+
+    def attack(self, key: str) -> AttackResult | None:
+        """The attack of that key."""
+        return next((attack for attack in self.attacks if attack.key == key), None)
+
     def label(self, label: Any) -> str:
         """A label with its name, where the data set has names."""
         names = self.summary.child("data").texts("class_names")

@@ -29,8 +29,13 @@ __all__ = ["attack_details", "attack_table", "stage_table"]
 _TABLE_LEVELS = (0.01, 0.001)
 
 
-def attack_table(attacks: Sequence[AttackResult]) -> Markup:
-    """One row per attack, strongest first, with both controls at the end of the row."""
+def attack_table(attacks: Sequence[AttackResult], headline: AttackResult | None = None) -> Markup:
+    """One row per attack, strongest first, with both controls at the end of the row.
+
+    Args:
+        attacks: Strongest first.
+        headline: The one to set apart.
+    """
     priors = sorted({prior for attack in attacks for prior in attack.ppv}, reverse=True)
     columns = [
         Column("Attack", numeric=False),
@@ -43,7 +48,9 @@ def attack_table(attacks: Sequence[AttackResult]) -> Markup:
             Column(f"PPV at {level_name(HEADLINE_LEVEL)} FPR", "prior " + " / ".join(map(level_name, priors)))
         )
     columns += [Column(f"Control: {title}", "AUC; TPR at 1% FPR") for title in CONTROLS.values()]
-    return Table("Attacks, strongest first", columns, [_row(attack, priors) for attack in attacks], highlight=0).html()
+    rows = [_row(attack, priors) for attack in attacks]
+    highlight = next((place for place, attack in enumerate(attacks) if attack is headline), None)
+    return Table("Attacks, by TPR at 1% FPR", columns, rows, highlight).html()
 
 
 def _row(attack: AttackResult, priors: Sequence[float]) -> list[Cell]:
@@ -75,8 +82,10 @@ def _control_cell(control: Control | None) -> Cell:
     auc, at = control.auc, control.levels.get(HEADLINE_LEVEL)
     rate = f"TPR {percent(at.tpr.value)}" if at is not None and math.isfinite(at.tpr.value) else ""
     lines = _lines(span(fixed(auc.low), fixed(auc.high)), rate)
+    if control.far_off:
+        return Cell(fixed(auc.value), lines, tone="bad", mark="far off chance")
     if control.covers_chance is False:
-        return Cell(fixed(auc.value), lines, tone="bad", mark="off chance")
+        return Cell(fixed(auc.value), lines, tone="warn", mark="misses 0.5")
     return Cell(fixed(auc.value), lines)
 
 

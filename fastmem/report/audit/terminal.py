@@ -23,7 +23,7 @@ def audit_table(summary: Mapping[str, Any]) -> Table:
     """The attacks of an audit, strongest first by TPR at 1% FPR, with 95% intervals.
 
     A level that the data cannot resolve is shown as ``n/r``. Beside each attack stand the AUC intervals of its two
-    controls; one that does not hold .5 is marked ``!``.
+    controls; one that does not hold .5 is marked ``!``, one far off ``!!``.
 
     Args:
         summary: The content of ``summary.json``.
@@ -59,7 +59,7 @@ def _caption(attacks: list[AttackResult]) -> Text:
     if any(not level.resolvable for attack in attacks for at, level in attack.levels.items() if at in _LEVELS):
         notes.append("n/r: too few non-members to resolve the level.")
     if any(control.covers_chance is False for attack in attacks for control in attack.controls.values()):
-        notes.append("!: a control whose interval misses .500; 1 in 20 does by luck.")
+        notes.append("!: a control that misses .500, as 1 in 20 does by luck; !!: by more than luck explains.")
     return Text(" ".join(notes), style="dim")
 
 
@@ -91,4 +91,6 @@ def _control(attack: AttackResult, name: str) -> Text:
     if not control.auc.has_interval:
         return Text(_auc(control.auc.value))
     text = Text(f"{_auc(control.auc.low)}-{_auc(control.auc.high)}")
-    return text.append(" !", style="bold red") if control.covers_chance is False else text.append("  ")
+    return text.append(
+        " !!" if control.far_off else " ! " if control.covers_chance is False else "   ", style="bold red"
+    )

@@ -60,7 +60,7 @@ def test_the_largest_audit_stays_small(write_run, tmp_path: Path, read_page) -> 
 
 def test_key_figures_stand_in_the_head(run_dir: Path, read_page) -> None:
     summary = json.loads((run_dir / "summary.json").read_text())
-    best = max(summary["attacks"].values(), key=lambda attack: attack["tpr_at_fpr"]["0.01"]["tpr"])
+    best = summary["attacks"][summary["headline"]["attack"]]
     head = read_page(write_audit_report(run_dir)).source.partition("<main>")[0]
     for figure in (
         f"{100 * best['tpr_at_fpr']['0.01']['tpr']:.1f}%",
@@ -71,6 +71,37 @@ def test_key_figures_stand_in_the_head(run_dir: Path, read_page) -> None:
     ):
         assert figure in head
     assert "guessing: 0.5" in head
+
+
+def test_the_head_speaks_of_the_attack_that_the_study_chose_beforehand(edit, read_page) -> None:
+    def choose(summary: dict[str, Any]) -> None:
+        summary["headline"] = {"attack": "reference", "rule": "a rule made before"}
+
+    page = read_page(write_audit_report(edit(choose)))
+    title = "Reference (Attack-R)"
+    assert f"TPR at 1% FPR, {title}" in page.source.partition("<main>")[0]
+    assert title in page.source.partition('class="highlight"')[2].partition("</tr>")[0]
+    assert "a rule made before" in page.section("attacks")
+    assert f"score of {title}" in page.section("scores")
+    legend = page.section("curves").partition('class="legend"')[2]
+    assert legend.index(title) < legend.index("LiRA online"), "the headline comes first in the legend"
+
+
+def test_without_a_choice_the_strongest_attack_leads(edit, read_page) -> None:
+    page = read_page(write_audit_report(edit(lambda summary: summary.pop("headline"))))
+    assert "TPR at 1% FPR, LiRA online" in page.source.partition("<main>")[0]
+
+
+def test_records_say_in_how_many_models_they_are_found(run_dir: Path, read_page) -> None:
+    with np.load(run_dir / "report_data.npz") as stored:
+        shown = stored["exposed_index"].tolist()
+    found = {0: "0.8", 1: "0.8", 3: ""}
+    rows = [f"{record},1,{-place},{found.get(place, '0.2')}" for place, record in enumerate(shown)]
+    (run_dir / "scores.csv").write_text("\n".join(["record,label,exposure,found_at_1pct_fpr", *rows]))
+    section = read_page(write_audit_report(run_dir)).section("records")
+    assert f"2 of {len(shown) - 1} records are found in at least half" in section
+    assert section.count("found in 80%") == 2
+    assert section.count("found in 20%") == len(shown) - 3
 
 
 def test_names_from_outside_stay_text(edit, read_page) -> None:
@@ -103,16 +134,30 @@ def test_class_names_stand_beside_labels(edit, run_dir: Path, read_page) -> None
 def test_a_control_off_chance_is_marked_in_head_table_and_words(edit, read_page) -> None:
     def leak(summary: dict[str, Any]) -> None:
         summary["attacks"]["loss"]["controls"]["never_saw"] |= {"auc": 0.42, "auc_low": 0.41, "auc_high": 0.43}
+        summary["attacks"]["population"]["controls"]["shuffled"] |= {"auc": 0.512, "auc_low": 0.502, "auc_high": 0.522}
 
     page = read_page(write_audit_report(edit(leak)))
-    assert page.section("attacks").count('<span class="mark bad">off chance</span>') == 1
-    assert "1 of 12 control intervals miss chance" in page.text
-    assert "11 of 12" in page.source.partition("<main>")[0]
+    assert page.section("attacks").count('<span class="mark bad">far off chance</span>') == 1
+    assert page.section("attacks").count('<span class="mark warn">misses 0.5</span>') == 1
+    assert "2 of 12 control intervals miss chance" in page.text
+    head = page.source.partition("<main>")[0]
+    assert "10 of 12" in head
+    assert "1 far off chance" in head
+    assert 'class="card bad"' in head
+
+
+def test_one_control_missed_by_luck_is_no_alarm(edit, read_page) -> None:
+    def luck(summary: dict[str, Any]) -> None:
+        summary["attacks"]["loss"]["controls"]["never_saw"] |= {"auc": 0.512, "auc_low": 0.502, "auc_high": 0.522}
+
+    head = read_page(write_audit_report(edit(luck))).source.partition("<main>")[0]
+    assert "about 1 in 20 misses by luck" in head
+    assert not re.search('class="card (bad|warn|good)"', head)
 
 
 def test_controls_at_chance_carry_no_mark(run_dir: Path, read_page) -> None:
     page = read_page(write_audit_report(run_dir))
-    assert "off chance" not in page.text
+    assert 'class="mark' not in page.section("attacks").partition("<details>")[0]
     assert "All 12 control intervals hold chance" in page.text
 
 
@@ -143,6 +188,7 @@ def test_missing_parts_drop_out(edit, run_dir: Path, read_page) -> None:
             "created",
             "fastmem_version",
             "config_hash",
+            "headline",
         ):
             summary.pop(name)
         summary["data"].pop("fingerprint")

@@ -80,8 +80,13 @@ def test_controls_are_counted_by_whether_they_hold_chance() -> None:
         b={"controls": {"shuffled": {"auc": 0.42, "auc_low": 0.41, "auc_high": 0.43}, "never_saw": {"auc": 0.5}}},
         c={"controls": {"shuffled": None}},
     )
+    by_key = {attack.key: attack.controls for attack in found}
     assert control_tally(found) == (1, 2)
-    assert [attack.controls.keys() for attack in found] == [{"shuffled"}, {"shuffled", "never_saw"}, set()]
+    assert {key: [control.far_off for control in controls.values()] for key, controls in by_key.items()} == {
+        "a": [False],
+        "b": [True, False],
+        "c": [],
+    }
 
 
 def test_families_share_colours_and_unknown_attacks_are_other() -> None:

@@ -59,11 +59,13 @@ def test_levels_that_cannot_be_resolved_say_so() -> None:
 
 
 def test_a_control_off_chance_is_marked_and_only_that_one() -> None:
-    leak = {"auc": 0.42, "auc_low": 0.41, "auc_high": 0.43}
-    bad = attack(0.02, 0.56)
+    leak, luck = ({"auc": auc, "auc_low": auc - 0.01, "auc_high": auc + 0.01} for auc in (0.42, 0.512))
+    bad, unlucky = attack(0.02, 0.56), attack(0.02, 0.55)
     bad["controls"] = bad["controls"] | {"never_saw": leak}
-    table = lines({"attacks": {"loss": bad, "global": attack(0.01, 0.5)}})
-    assert [line.split()[0] for line in table if line.endswith("!")] == ["loss"]
+    unlucky["controls"] = unlucky["controls"] | {"never_saw": luck}
+    table = lines({"attacks": {"loss": bad, "top3": unlucky, "global": attack(0.01, 0.5)}})
+    assert [line.split()[0] for line in table if line.endswith("-.430 !!")] == ["loss"]
+    assert [line.split()[0] for line in table if line.endswith("-.522 !")] == ["top3"]
     assert "misses .500" in " ".join(table)
     assert "!" not in "".join(lines({"attacks": {"global": attack(0.01, 0.5)}}))
 
