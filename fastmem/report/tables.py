@@ -113,7 +113,7 @@ class Cell:
         text: The value.
         lines: Smaller lines below it: an interval, a count, a reason.
         tone: Colours the value; the words must say the same, for readers who do not see colours.
-        mark: A short word in a box after the value, such as ``off chance``.
+        mark: A short word in a box below the value, such as ``misses 0.5``.
         swatch: A colour token (:mod:`fastmem.report.theme`) shown as a dot before the text.
         bar: A share in [0, 1] drawn as a bar behind the value.
     """

@@ -118,7 +118,7 @@ def _accuracy_card(run: Run) -> Card | None:
     if not math.isfinite(train) and not math.isfinite(test):
         return None
     gap = f"gap {100 * (train - test):.1f} points" if math.isfinite(train - test) else ""
-    return Card("Accuracy, train / test", f"{percent(train)} / {percent(test)}", gap)
+    return Card("Accuracy, train / test", f"{percent(train, unit=False)} / {percent(test)}", gap)
 
 
 def _control_card(run: Run) -> Card | None:
@@ -127,7 +127,10 @@ def _control_card(run: Run) -> Card | None:
         return Card("Controls", "none", "nothing shows that this audit finds no leak where there is none", "warn")
     far = sum(control.far_off for attack in run.attacks for control in attack.controls.values())
     if far:
-        detail, tone = f"{far} far off chance: do not believe their rows", "bad"
+        detail, tone = (
+            f"{far} far off chance: see the marked {'row' if far == 1 else 'rows'} before you believe them",
+            "bad",
+        )
     elif covered < total:
         detail, tone = "of the 95% intervals hold chance; about 1 in 20 misses by luck", ""
     else:

@@ -42,7 +42,7 @@ def _lead(run: Run) -> str:
     name = attack.title if attack else "the strongest attack"
     sentences.append(
         f"Score: by {name}, the mean over the targets that were trained on the record; rank ±: how far its place among "
-        f"all records moves from target to target. All {count(run.scores.num_records)} records are in scores.csv."
+        f"all records moves from target to target; found in: the share of those targets that name it at 1% FPR. All {count(run.scores.num_records)} records are in scores.csv."
     )
     return " ".join(sentences)
 

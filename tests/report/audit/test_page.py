@@ -66,7 +66,7 @@ def test_key_figures_stand_in_the_head(run_dir: Path, read_page) -> None:
         f"{100 * best['tpr_at_fpr']['0.01']['tpr']:.1f}%",
         f"{best['auc']:.3f}",
         f"16 {TIMES} 150",
-        "100.0% / 93.1%",
+        "100.0 / 93.1%",
         "12 of 12",
     ):
         assert figure in head
