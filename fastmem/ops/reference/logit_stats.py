@@ -96,7 +96,7 @@ def _statistics(rows: _Rows, margin_only: bool, dtype: torch.dtype) -> tuple[Ten
     undefined = rows.outside | ~largest.squeeze(-1).isfinite()
     return (
         rows.margin.to(dtype),
-        -logsigmoid(rows.margin).to(dtype),
+        (0.0 - logsigmoid(rows.margin)).to(dtype),  # not -0 for a loss of 0
         hinge.squeeze(-1).masked_fill(rows.outside, math.nan).to(dtype),
         (1.0 / (1.0 + rest)).masked_fill(undefined, math.nan).to(dtype),
         entropy.masked_fill(undefined, math.nan).to(dtype),
@@ -104,11 +104,10 @@ def _statistics(rows: _Rows, margin_only: bool, dtype: torch.dtype) -> tuple[Ten
 
 
 def _first_largest(z: Tensor) -> Tensor:
-    """The lowest index of the largest entry, ``[*, 1]``; PyTorch promises no order among equals."""
-    num_classes = z.shape[-1]
-    index = torch.arange(num_classes, device=z.device)
-    is_largest = z == z.amax(-1, keepdim=True)
-    return torch.where(is_largest, index, num_classes - 1).amin(-1, keepdim=True)
+    """The lowest index of the largest entry (or of a NaN), ``[*, 1]``; PyTorch promises no order among equals."""
+    index = torch.arange(z.shape[-1], device=z.device)
+    is_largest = (z == z.amax(-1, keepdim=True)) | z.isnan()
+    return torch.where(is_largest, index, z.shape[-1]).amin(-1, keepdim=True)
 
 
 def _one_hot(index: Tensor, like: Tensor) -> Tensor:

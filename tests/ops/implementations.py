@@ -1,0 +1,43 @@
+"""Which implementations of an operator the tests run on: every one that works on this machine, on every device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+import fastmem.ops
+from fastmem.ops import use_backend
+from fastmem.ops._registry import BACKEND_NAMES
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A backend on a device; the tests' fixtures force it."""
+
+    backend: str
+    device: str
+
+    @property
+    def interpreted(self) -> bool:
+        """Triton's interpreter takes milliseconds for every program: such a run gets fewer and smaller cases."""
+        return self.backend == "triton" and self.device == "cpu"
+
+    def __str__(self) -> str:
+        return f"{self.backend}-{self.device}"
+
+
+def implementations(op: str, *example: torch.Tensor) -> list[Any]:
+    """Test parameters: the implementations that run on this machine and take the example, on each of its devices."""
+    parameters = []
+    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        arguments = [tensor.to(device) for tensor in example]
+        for name in BACKEND_NAMES:
+            with use_backend(name):
+                runs = fastmem.ops.explain(op, *arguments).chosen == name
+            if runs:
+                implementation = Implementation(name, device)
+                parameters.append(pytest.param(implementation, id=str(implementation)))
+    return parameters
