@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch._functorch.config as functorch_config
 
 import fastmem
 
@@ -40,6 +41,7 @@ class Case:
         bytes: Bytes that any implementation must move (the roof of kernels that are bound by memory).
         inputs: Makes the inputs.
         contestants: Who computes it; the first is the baseline.
+        work: How many times the baseline's work fastmem does (more than 1 where the baseline would take minutes).
     """
 
     name: str
@@ -49,6 +51,7 @@ class Case:
     bytes: int
     inputs: Callable[[], tuple[torch.Tensor, ...]]
     contestants: tuple[Contestant, ...]
+    work: float = 1.0
 
 
 def ours(operator: str, run: Callable[..., Any], sample: tuple[Any, ...]) -> tuple[Contestant, ...]:
@@ -74,7 +77,7 @@ def compiled(run: Callable[..., Any]) -> Callable[..., Any]:
     """``torch.compile`` of ``run`` for static shapes; it compiles at the first call and again for other thread counts."""
     torch._dynamo.config.recompile_limit = 64
     # Graphs are kept for repeated backward passes, so their buffers must stay.
-    torch._functorch.config.donated_buffer = False
+    functorch_config.donated_buffer = False
     return torch.compile(run, dynamic=False)
 
 

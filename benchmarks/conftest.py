@@ -29,13 +29,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """One test for each (threads, case, lap, contestant), in that order."""
     if "contestant" not in metafunc.fixturenames:
         return
-    device = metafunc.config.getoption("--bench-device")
-    only = metafunc.config.getoption("--bench-only")
-    threads = [int(count) for count in metafunc.config.getoption("--bench-threads").split(",")]
+    device = str(metafunc.config.getoption("--bench-device"))
+    only = str(metafunc.config.getoption("--bench-only"))
+    threads = [int(count) for count in str(metafunc.config.getoption("--bench-threads")).split(",")]
+    module: Any = metafunc.module
     rows = [
         pytest.param(count, case, lap, contestant, id=f"{case.name}-{contestant.name}-t{count}-lap{lap}")
         for count in (threads if device == "cpu" else [1])
-        for case in metafunc.module.cases(device)
+        for case in module.cases(device)
         if only in case.name
         for lap in range(LAPS)
         for contestant in case.contestants
@@ -59,7 +60,7 @@ def bandwidths(request: pytest.FixtureRequest) -> dict[int, float]:
         return {1: machine.copy_bandwidth()}
     return {
         count: machine.read_bandwidth(count)
-        for count in map(int, request.config.getoption("--bench-threads").split(","))
+        for count in map(int, str(request.config.getoption("--bench-threads")).split(","))
     }
 
 
@@ -79,6 +80,7 @@ def describe(
         threads=threads,
         lap=lap,
         bytes=case.bytes,
+        work=case.work,
         bandwidth=bandwidths[threads],
         other_load=machine.other_load(0.1),
     )

@@ -52,7 +52,7 @@ def _pool(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
         rate = info["bytes"] / median
         rows.append(
             {
-                **{key: info[key] for key in ("operator", "shape", "dtype", "contestant", "ours", "threads")},
+                **{key: info[key] for key in ("operator", "shape", "dtype", "contestant", "ours", "threads", "work")},
                 "median_ms": median * 1e3,
                 "quartiles_ms": [low * 1e3, high * 1e3],
                 "min_ms": min(times) * 1e3,
@@ -93,7 +93,7 @@ def _line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
         found = next((other for other in same if other["contestant"] == name), None)
         if found is None:
             return "", ""
-        return f"{found['median_ms']:.3g}", f"{found['median_ms'] / row['median_ms']:.1f}x"
+        return f"{found['median_ms']:.3g}", f"{found['median_ms'] * row['work'] / row['median_ms']:.3g}x"
 
     baseline = next((other["contestant"] for other in same if other["contestant"] != "compile"), "eager")
     (eager, over_eager), (compiled, over_compiled) = against(baseline), against("compile")
