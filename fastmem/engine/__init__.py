@@ -1,6 +1,6 @@
 """Runs a plan of tasks and loses nothing: content keys, the run folder with its lock, worker processes."""
 
-from fastmem.engine.folder import RunFolder, write_atomically
+from fastmem.engine.folder import RunFolder, readable_size, write_atomically
 from fastmem.engine.hashing import code_version, content_key, source_fingerprint
 from fastmem.engine.local import run_plan
 from fastmem.engine.plan import Plan, Task, make_tasks
@@ -12,6 +12,7 @@ __all__ = [
     "code_version",
     "content_key",
     "make_tasks",
+    "readable_size",
     "run_plan",
     "source_fingerprint",
     "write_atomically",

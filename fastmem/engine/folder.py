@@ -12,8 +12,10 @@ from filelock import FileLock, Timeout
 
 from fastmem.errors import StoreError
 
-__all__ = ["RunFolder", "write_atomically"]
+__all__ = ["RunFolder", "readable_size", "write_atomically"]
 
+# What this module, the checkpoints and zarr's local store write before they rename.
+_LEFTOVERS = (".*.tmp", ".*.part", "*.partial")
 _KEEP_GOING = "finished rows are kept: mend it and run the same command again"
 
 
@@ -103,7 +105,7 @@ class RunFolder:
         if free < needed:
             raise StoreError(
                 "out",
-                f"{self.path} has {_size(free)} free, the run needs up to {_size(needed)}",
+                f"{self.path} has {readable_size(free)} free, the run needs up to {readable_size(needed)}",
                 "free some space, choose another folder with --out, or leave out --save-logits and --save-models",
             )
 
@@ -132,14 +134,15 @@ class RunFolder:
 
     def _remove_leftovers(self) -> None:
         # Whoever held the lock before may have been killed between writing and renaming.
-        for leftover in self.path.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for pattern in _LEFTOVERS:
+            for leftover in self.path.rglob(pattern):
+                leftover.unlink(missing_ok=True)
 
 
-def _size(count: int) -> str:
-    value = float(count)
+def readable_size(size: float) -> str:
+    """Bytes in the unit that suits them: ``6.3 MiB``."""
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.3g} {unit}"
-        value /= 1024
-    return f"{value:.3g} TiB"
+        if size < 1024:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:.3g} TiB"

@@ -65,7 +65,7 @@ def run_plan(plan: Plan[Shared, Report], workers: int) -> Iterator[Report]:
         ) from error
 
 
-def _work_single_threaded(work, shared, task: Task):  # noqa: ANN001, ANN202
+def _work_single_threaded(work, shared, task: Task):
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

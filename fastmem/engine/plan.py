@@ -15,22 +15,21 @@ __all__ = ["Plan", "Task", "make_tasks"]
 Shared = TypeVar("Shared")
 Report = TypeVar("Report")
 
-# Enough tasks that no worker idles long at the end, few enough that starting one costs nothing.
-_TASKS_PER_WORKER = 8
-_MAX_ROWS_PER_TASK = 4
+# Enough tasks that no worker idles long at the end.
+_TASKS_PER_WORKER = 4
 
 
 @dataclass(frozen=True)
 class Task:
-    """A few rows of work that one process does in one go.
+    """A piece of work that one process does in one go.
 
     Args:
-        group: Which table the rows belong to.
+        group: What it belongs to, such as a table of rows.
         rows: Row numbers in that table, ascending.
     """
 
     group: str
-    rows: tuple[int, ...]
+    rows: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,19 @@ class Plan(Generic[Shared, Report]):
     tasks: tuple[Task, ...]
 
 
-def make_tasks(missing: Mapping[str, Sequence[int]], workers: int) -> tuple[Task, ...]:
+def make_tasks(missing: Mapping[str, Sequence[int]], workers: int, most: int) -> tuple[Task, ...]:
     """Cuts the rows that are still missing into tasks.
 
     Args:
         missing: For each group, the rows to do.
         workers: How many tasks will run at the same time.
+        most: Rows in a task at most: a kill costs the tasks in flight, so they stay short.
 
     Returns:
-        The tasks, in the order of the groups and rows; a lost worker costs a task, so they stay small.
+        The tasks, in the order of the groups and rows.
     """
     total = sum(len(rows) for rows in missing.values())
-    size = max(1, min(_MAX_ROWS_PER_TASK, total // (_TASKS_PER_WORKER * workers)))
+    size = max(1, min(most, total // (_TASKS_PER_WORKER * workers)))
     return tuple(
         Task(group, tuple(rows[start : start + size]))
         for group, rows in missing.items()

@@ -29,9 +29,14 @@ def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "summary.json"
     with write_atomically(path) as temporary:
         temporary.write_text("first")
-    with pytest.raises(ZeroDivisionError), write_atomically(path) as temporary:
-        temporary.write_text("half")
-        raise ZeroDivisionError
+
+    def fail_half_way() -> None:
+        with write_atomically(path) as temporary:
+            temporary.write_text("half")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert path.read_text() == "first"
     assert list(tmp_path.iterdir()) == [path]
 

@@ -45,7 +45,7 @@ def test_every_task_runs_once_on_one_thread(workers: int) -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_tasks_error_arrives_whole(workers: int) -> None:
-    with pytest.raises(InputError, match="^recipe: diverged; lower the learning rate$"):
+    with pytest.raises(InputError, match=r"^recipe: diverged; lower the learning rate$"):
         list(run_plan(Plan(_fail, None, _TASKS), workers))
 
 

@@ -1,0 +1,259 @@
+"""The ``fastmem`` command: a thin face over the studies.
+
+Nothing heavy is imported before a command is known. Whatever a user can cause becomes one line on standard error and
+exit code 2; a traceback is a bug of fastmem, and ``--debug`` shows the others too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from fastmem.errors import FastmemError, InputError, UnknownNameError
+
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
+
+__all__ = ["main"]
+
+_HEAD = """usage: fastmem COMMAND [options]
+
+What does a neural network remember of its training data?
+
+"""
+
+_TAIL = """
+fastmem COMMAND --help explains a command and lists its options.
+Start with: fastmem audit
+"""
+
+_AUDIT_HELP = """Which records of a data set can an attacker name as training data of a model?
+
+Trains many models, each on a random half of a pool of records, so that for every record some models saw it and some did
+not. Each model is attacked in turn with the help of all the others, by every membership attack asked for. Shows how
+many members an attacker finds at few false alarms, beside two controls where there is nothing to find, and writes a
+report. A run that was interrupted continues when the same command is given again.
+
+examples:
+  fastmem audit                                       scikit-learn's digits, 64 models
+  fastmem audit --data fashion-mnist --data-root ~/data --pool 10000
+  fastmem audit --data cifar10 --model resnet18 --num-models 16 --recipe.epochs 30 --queries flip
+  fastmem audit --data records.npz --model package.module:Net --dry-run"""
+
+_ATTACK_HELP = """Membership attacks on what models said, without training anything.
+
+Give the folder of an audit, or three arrays: logits [M, N, C] of M models on N records, keep [M, N] (who trained on
+what) and labels [N]. Each model is the target once, all others are the attacker's.
+
+examples:
+  fastmem attack --logits logits.npy --keep keep.npy --labels labels.npy
+  fastmem attack --signals runs/audit-digits --attacks lira_online,rmia_online --out runs/again"""
+
+_REPORT_HELP = """usage: fastmem report DIR
+
+Draws report.html of a finished run again, from its summary.json, scores.csv and report_data.npz.
+"""
+
+_INFO_HELP = """usage: fastmem info
+
+Shows versions, devices, data folders, and for each operator which implementation would run and why.
+"""
+
+
+_LOG_WIDTH = 110
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command.
+
+    Args:
+        arguments: What follows ``fastmem`` on the command line; by default this process's.
+
+    Returns:
+        The exit code: 0, 2 for input that cannot be used, 130 after Ctrl-C.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    try:
+        return _dispatch([argument for argument in given if argument != "--debug"])
+    except FastmemError as error:
+        if debug:
+            raise
+        print(f"fastmem: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt as interrupt:
+        kept = f"; {interrupt}" if str(interrupt) else ""
+        print(f"fastmem: interrupted{kept}; the same command continues", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        width = max(map(len, _COMMANDS))
+        commands = "".join(f"  {name:<{width}}  {summary}\n" for name, (summary, _) in _COMMANDS.items())
+        print(_HEAD + commands + _TAIL, end="")
+        return 0
+    if arguments[0] == "--version":
+        import fastmem
+
+        print(f"fastmem {fastmem.__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in _COMMANDS:
+        raise UnknownNameError("command", name, _COMMANDS)
+    _COMMANDS[name][1](rest)
+    return 0
+
+
+def _audit(arguments: list[str]) -> None:
+    from fastmem.studies.audit.config import OPTION_GROUPS, AuditConfig
+    from fastmem.studies.options import add_options, from_options, parse, to_yaml
+
+    parser = _parser("audit", _AUDIT_HELP)
+    parser.add_argument(
+        "--engine",
+        default="local",
+        metavar="NAME",
+        help="where tasks run: local (default), worker processes of this machine",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue an earlier run in the same folder (this is the default)"
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start over: forget what an earlier run left in the folder"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="show the plan and what it will cost, measured from a few steps, and stop",
+    )
+    add_options(parser, AuditConfig, OPTION_GROUPS)
+    options = parse(parser, arguments)
+    config = from_options(AuditConfig, options)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return
+    if options.engine != "local":
+        raise UnknownNameError("engine", options.engine, ["local"])
+    if options.fresh and options.resume:
+        raise InputError("fresh", "given beside --resume", "give one of them")
+
+    from fastmem.studies.audit import run_audit
+    from fastmem.studies.terminal import Terminal
+
+    if options.dry_run:
+        from fastmem.studies.audit.estimate import estimate
+        from fastmem.studies.audit.plan import make_plan
+
+        plan = make_plan(config)
+        _print_pairs(estimate(plan).lines(plan))
+        return
+    result = run_audit(config, options.fresh, Terminal())
+    _print_results(result.summary, str(result.run_dir))
+
+
+def _attack(arguments: list[str]) -> None:
+    from fastmem.studies.attack.config import OPTION_GROUPS, AttackConfig
+    from fastmem.studies.options import add_options, from_options, parse, to_yaml
+
+    parser = _parser("attack", _ATTACK_HELP)
+    parser.add_argument("--list", action="store_true", help="list the attacks and stop")
+    add_options(parser, AttackConfig, OPTION_GROUPS)
+    options = parse(parser, arguments)
+    config = from_options(AttackConfig, options)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return
+    if options.list:
+        from fastmem.attacks import ATTACKS, make_attack
+
+        _print_pairs([(key, make_attack(key).title) for key in ATTACKS])
+        return
+
+    from fastmem.studies.attack import run_attack
+    from fastmem.studies.terminal import Terminal
+
+    _print_results(run_attack(config, Terminal()), str(config.run_dir))
+
+
+def _report(arguments: list[str]) -> None:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_REPORT_HELP, end="")
+        return
+    if len(arguments) != 1:
+        raise InputError("report", f"{len(arguments)} arguments", "give the folder of a run: fastmem report DIR")
+    from fastmem.report.audit import write_audit_report
+
+    print(write_audit_report(arguments[0]))
+
+
+def _info(arguments: list[str]) -> None:
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(_INFO_HELP, end="")
+        return
+    if arguments:
+        raise InputError("info", f"unexpected {arguments[0]!r}", "it takes no arguments")
+    from fastmem.studies.info import info_lines
+
+    _print_pairs(info_lines())
+
+
+_COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
+    "audit": ("who is in the training set? train shadow models, attack them, write a report", _audit),
+    "attack": ("the same attacks on logits or signals that you already have", _attack),
+    "report": ("draw the report of a finished run again", _report),
+    "info": ("versions, devices, and the backend of each operator with the reason", _info),
+}
+
+
+def _parser(command: str, description: str) -> ArgumentParser:
+    from jsonargparse import ArgumentParser, set_parsing_settings
+
+    from fastmem.studies.options import HelpFormatter
+
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    parser = ArgumentParser(
+        prog=f"fastmem {command}",
+        description=description,
+        usage=f"fastmem {command} [options]",
+        formatter_class=HelpFormatter,
+        exit_on_error=False,
+        print_config=None,
+    )
+    parser.add_argument(
+        "--config", action="config", metavar="FILE", help="read options from a YAML file; later options override it"
+    )
+    parser.add_argument(
+        "--print-config", action="store_true", help="print all options as YAML, ready for --config, and stop"
+    )
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _print_results(summary: dict[str, Any], run_dir: str) -> None:
+    from rich.console import Console
+
+    from fastmem.report.audit import audit_table
+
+    # A log has no width of its own; the table needs this much.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
+    console.print()
+    console.print(summary["answer"], style="bold", markup=False)
+    console.print()
+    console.print(audit_table(summary))
+    for warning in summary["warnings"]:
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    console.print(
+        f"\n{run_dir}/report.html has the whole report; summary.json, scores.csv and config.yaml lie beside it.",
+        markup=False,
+    )
+
+
+def _print_pairs(pairs: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in pairs)
+    for name, text in pairs:
+        first, *more = text.splitlines() or [""]
+        print(f"{name:<{width}}  {first}")
+        for line in more:
+            print(" " * (width + 2) + line)

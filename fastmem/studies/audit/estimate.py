@@ -1,0 +1,186 @@
+"""What an audit will cost, before it starts: disk by counting, time and memory from a few steps on this machine."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fastmem.engine import readable_size
+from fastmem.report.tables import count, duration
+from fastmem.signals import Signals
+from fastmem.signals.statistics import trailing_shape
+from fastmem.studies.audit.plan import AuditPlan, Cohort, Job
+from fastmem.studies.audit.task import build, query, train
+from fastmem.studies.membership import Tables, evaluate
+
+__all__ = ["Estimate", "bytes_on_disk", "bytes_there", "estimate"]
+
+_MEASURED_STEPS = 8
+_MEASURED_RECORDS = 256
+_OVERHEAD = 1 << 20  # headers, the report, the scores of a small run
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of an audit from its start, on this machine.
+
+    Args:
+        steps: Training steps of one model.
+        step_seconds: Time of one of them.
+        train_seconds: All training, spread over the workers.
+        query_seconds: All queries, spread over the workers.
+        attack_seconds: All attacks and controls, spread over the workers.
+        memory: Bytes, all processes together.
+        disk: Bytes in the run's folder.
+    """
+
+    steps: int
+    step_seconds: float
+    train_seconds: float
+    query_seconds: float
+    attack_seconds: float
+    memory: int
+    disk: int
+
+    def lines(self, plan: AuditPlan) -> list[tuple[str, str]]:
+        """The plan and its cost, a name and a text a line."""
+        config, shape = plan.config, "x".join(map(str, plan.dataset.input_shape))
+        total = self.train_seconds + self.query_seconds + self.attack_seconds
+        null = f" + {config.null_models} that never see the pool" if config.null_models else ""
+        return [
+            (
+                "data",
+                f"{plan.dataset.name}: {count(config.pool or 0)} records under attack, {count(config.population or 0)} "
+                f"of population, {count(config.bystanders or 0)} bystanders; {shape}, {plan.dataset.num_classes} classes",
+            ),
+            (
+                "models",
+                f"{config.num_models}{null}: {config.model} of {count(plan.parameters)} parameters on {plan.job.device}",
+            ),
+            ("training", f"{count(self.steps)} steps a model, {1000 * self.step_seconds:.3g} ms each"),
+            ("attacks", f"{len(plan.attacks)} on {len(plan.targets)} targets, each with its controls"),
+            (
+                "time",
+                f"about {duration(total)} with {plan.workers} workers: training {duration(self.train_seconds)}, "
+                f"queries {duration(self.query_seconds)}, attacks {duration(self.attack_seconds)}",
+            ),
+            ("memory", f"about {readable_size(self.memory)}"),
+            ("disk", f"up to {readable_size(self.disk)} in {config.run_dir}"),
+        ]
+
+
+def bytes_on_disk(plan: AuditPlan) -> int:
+    """The most that the run's folder will hold."""
+    job = plan.job
+    values = sum(math.prod(trailing_shape(name)) for name in job.stats) * 8 + (
+        4 * job.num_classes if job.save_logits else 0
+    )
+    tables = [table for cohort in job.cohorts.values() for table in cohort.tables]
+    rows = sum(table.keep.size * plan.num_queries * values for table in tables)
+    state = sum(value.numel() * value.element_size() for value in build(job, 0).state_dict().values())
+    kept = sum(len(cohort.seeds) for cohort in job.cohorts.values() if cohort.keep_models)
+    pictures = plan.split.pool.x.nbytes if plan.dataset.is_image else 0
+    return rows + kept * (state + (1 << 14)) + min(pictures, 1 << 25) + _OVERHEAD
+
+
+def bytes_there(folder: Path) -> int:
+    """What the folder holds already, and a run that continues need not write."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+
+
+def estimate(plan: AuditPlan) -> Estimate:
+    """Times a few steps, a few queries and the attacks on made-up records, and scales them up."""
+    job, cohort = plan.job, plan.job.cohorts["shadow"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        step_seconds = _step_seconds(job, cohort)
+        query_seconds = _query_seconds(job, cohort)
+        attack_seconds = _attack_seconds(plan)
+    finally:
+        torch.set_num_threads(threads)
+    steps = math.ceil(cohort.train.sum(axis=1).mean() / job.recipe.batch_size) * job.recipe.epochs
+    models = sum(len(each.seeds) for each in job.cohorts.values())
+    queried = sum(table.keep.size for each in job.cohorts.values() for table in each.tables)
+    return Estimate(
+        steps=steps,
+        step_seconds=step_seconds,
+        train_seconds=models * steps * step_seconds / plan.workers,
+        query_seconds=queried * query_seconds / plan.workers,
+        attack_seconds=attack_seconds / min(plan.workers, len(plan.attacks)),
+        memory=_memory(plan),
+        disk=bytes_on_disk(plan),
+    )
+
+
+def _step_seconds(job: Job, cohort: Cohort) -> float:
+    """Seconds a training step takes: the difference of two trainings, so that what comes once a model drops out."""
+    size = min(job.recipe.batch_size, len(cohort.x))
+    short = replace(cohort, keep_models=False, train=np.arange(len(cohort.x))[None, :] < size, held_out=None)
+    seconds = []
+    for epochs in (1, 1, 1 + _MEASURED_STEPS):  # the first is the warm-up
+        recipe = replace(
+            job.recipe,
+            epochs=epochs,
+            schedule="constant",
+            milestones=(),
+            warmup_epochs=0.0,
+            patience=None,
+            stop_at_train_accuracy=None,
+        )
+        start = time.perf_counter()
+        train(replace(job, recipe=recipe), short, [0])
+        seconds.append(time.perf_counter() - start)
+    return max(seconds[2] - seconds[1], 1e-6) / _MEASURED_STEPS
+
+
+def _query_seconds(job: Job, cohort: Cohort) -> float:
+    """Seconds it takes to query a record, all views of it."""
+    network = build(job, 0).to(job.device)
+    table = cohort.tables[0]
+    few = replace(table, x=table.x[:_MEASURED_RECORDS], y=table.y[:_MEASURED_RECORDS])
+    query(job, network, few, cohort.name, 0)
+    start = time.perf_counter()
+    query(job, network, few, cohort.name, 0)
+    return (time.perf_counter() - start) / len(few.x)
+
+
+def _attack_seconds(plan: AuditPlan) -> float:
+    """Seconds of all attacks and controls in one process, from a few made-up records in as many models."""
+    rng = np.random.default_rng(0)
+
+    def made_up(cohort: Cohort, table: int) -> Signals:
+        keep = cohort.tables[table].keep[:, :_MEASURED_RECORDS]
+        logits = rng.normal(size=(*keep.shape, plan.num_queries, plan.job.num_classes))
+        return Signals(cohort.tables[table].y[:_MEASURED_RECORDS], keep, logits)
+
+    shadow, null = plan.job.cohorts["shadow"], plan.job.cohorts.get("null")
+    tables = Tables(
+        pool=made_up(shadow, 0),
+        population=made_up(shadow, 1) if len(shadow.tables) > 1 else None,
+        null=made_up(null, 0) if null else None,
+        null_population=made_up(null, 1) if null and len(null.tables) > 1 else None,
+    )
+    for name in plan.job.stats:  # the run reads them from disk
+        tables.pool.stat(name)
+    start = time.perf_counter()
+    for attack in plan.attacks.values():
+        evaluate(attack, tables, plan.targets, 0)
+    return (time.perf_counter() - start) * max(1.0, len(shadow.tables[0].y) / tables.pool.num_samples)
+
+
+def _memory(plan: AuditPlan) -> int:
+    """Peak of this process after the measured steps, for each process, and the tables that an attack holds."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    table = plan.job.cohorts["shadow"].tables[0].keep.size * plan.num_queries * 8
+    processes = 1 + (plan.workers if plan.workers > 1 else 0)
+    # The margins, and a few temporaries of their size.
+    return processes * process + plan.workers * 4 * table

@@ -1,0 +1,111 @@
+"""What one task does: train a few models, or load those that are already saved, query them and write their rows.
+
+A model is saved before its rows are written, so whatever instant a run is killed at, the next one finds either nothing
+or something whole. A model of which only the answers are missing or stale (another statistic asked for, say) is not
+trained again.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fastmem.data import make_queries
+from fastmem.engine import Task
+from fastmem.errors import FastmemError, InputError
+from fastmem.models import build_model
+from fastmem.signals.query import query_model
+from fastmem.studies.audit.plan import Cohort, Job, Table
+from fastmem.studies.audit.store import checkpoint_path, load_saved, open_writer
+from fastmem.training import load_into, save_checkpoint, train_models
+
+__all__ = ["TaskReport", "train_and_query"]
+
+
+@dataclass(frozen=True)
+class TaskReport:
+    """What a task did: how many models it was asked for, and how many of them it had to train."""
+
+    rows: int
+    trained: int
+
+
+def train_and_query(job: Job, task: Task) -> TaskReport:
+    """Does a task; its rows are in the store when this returns."""
+    cohort = job.cohorts[task.group]
+    saved: dict[int, dict[str, Tensor]] = {}
+    if cohort.keep_models:
+        found = {model: load_saved(job, cohort, model) for model in task.rows}
+        saved = {model: state for model, state in found.items() if state is not None}
+    states = saved | train(job, cohort, [model for model in task.rows if model not in saved])
+    writers = [open_writer(job, table) for table in cohort.tables]
+    for model in task.rows:
+        network = build(job, seed=0)
+        load_into(network, states[model])
+        network.to(job.device)
+        for table, writer in zip(cohort.tables, writers, strict=True):
+            writer.write_row(model, query(job, network, table, cohort.name, model), table.keys[model])
+    return TaskReport(len(task.rows), len(task.rows) - len(saved))
+
+
+def train(job: Job, cohort: Cohort, models: Sequence[int]) -> dict[int, dict[str, Tensor]]:
+    """Trains some models of a cohort, and saves those that are to be kept; their states by number."""
+    if not models:
+        return {}
+    held_out = None if cohort.held_out is None else (as_tensor(cohort.held_out[0]), as_tensor(cohort.held_out[1]))
+    trained = train_models(
+        functools.partial(build, job),
+        as_tensor(cohort.x),
+        as_tensor(cohort.y),
+        cohort.train[list(models)],
+        job.recipe,
+        [cohort.seeds[model] for model in models],
+        (as_tensor(job.mean), as_tensor(job.std)),
+        device=job.device,
+        validation=held_out,
+    )
+    for model, result in zip(models, trained, strict=True):
+        if cohort.keep_models:
+            metadata = {
+                "key": cohort.keys[model],
+                "model": f"{cohort.name} {model}",
+                "epochs_run": str(result.epochs_run),
+                "train_accuracy": repr(result.train_accuracy),
+            }
+            save_checkpoint(checkpoint_path(job, model), result.state, metadata)
+    return {model: result.state for model, result in zip(models, trained, strict=True)}
+
+
+def build(job: Job, seed: int) -> nn.Module:
+    """The job's network with initial weights from ``seed``."""
+    return build_model(job.model, job.input_shape, job.num_classes, seed, **job.model_args)
+
+
+def query(job: Job, network: nn.Module, table: Table, cohort: str, model: int) -> dict[str, np.ndarray]:
+    """What a network says about the records of a table."""
+    try:
+        return query_model(
+            network,
+            as_tensor(table.x),
+            as_tensor(table.y),
+            make_queries(job.queries),
+            job.arrays,
+            (as_tensor(job.mean), as_tensor(job.std)),
+            device=job.device,
+        )
+    except InputError as error:
+        raise FastmemError(f"{cohort} model {model}", error.problem, error.remedy) from error
+
+
+def as_tensor(array: np.ndarray) -> Tensor:
+    """The same memory as a tensor, to be read only."""
+    # Arrays that reach a worker through shared memory are read-only, which torch remarks on; nothing here writes.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
+        return torch.from_numpy(array)
