@@ -34,7 +34,7 @@ class _Rows(NamedTuple):
     log_ratio: Tensor  # [*, C]: u, and 0 where either logit is -inf
 
 
-def forward(p: Tensor, q: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def forward(p: Tensor, q: Tensor, temperature: float) -> tuple[Tensor, ...]:
     """KL of every row, and what a backward pass rebuilds ``u = ((p - q)/T - centre) + shift`` from.
 
     Returns:
@@ -45,7 +45,8 @@ def forward(p: Tensor, q: Tensor, temperature: float) -> tuple[Tensor, Tensor, T
     dtype = accumulation_dtype(p.dtype)
     centre = rows.lse_difference.to(dtype)
     shift = (centre.double() - rows.lse_difference).to(dtype)
-    return rows.kl.to(dtype), rows.lse_p.to(dtype).expand_as(centre).contiguous(), centre, shift
+    results = rows.kl.to(dtype), rows.lse_p.to(dtype).expand_as(centre), centre, shift
+    return tuple(result.contiguous() for result in results)
 
 
 def backward(
@@ -69,9 +70,11 @@ def backward(
     scale = (grad.double() / temperature).where(rows.kl.isfinite(), math.nan).unsqueeze(-1)
     dp = dq = None
     if need_p:
-        dp = (scale * rows.prob_p * (rows.log_ratio - rows.kl.unsqueeze(-1))).sum_to_size(p.shape).to(p.dtype)
+        dp = scale * rows.prob_p * (rows.log_ratio - rows.kl.unsqueeze(-1))
+        dp = dp.sum_to_size(p.shape).to(p.dtype).contiguous()
     if need_q:
-        dq = (scale * (rows.prob_q - rows.prob_p)).sum_to_size(q.shape).to(q.dtype)
+        dq = scale * (rows.prob_q - rows.prob_p)
+        dq = dq.sum_to_size(q.shape).to(q.dtype).contiguous()
     return dp, dq
 
 

@@ -32,7 +32,8 @@ class _Rows(NamedTuple):
 
 def forward(logits: Tensor, labels: Tensor, margin_only: bool) -> tuple[Tensor | None, ...]:
     """Margin, loss, hinge, max_prob and entropy, each of the leading shape; the last four ``None`` if not wanted."""
-    return _statistics(_rows(logits, labels), margin_only, accumulation_dtype(logits.dtype))
+    statistics = _statistics(_rows(logits, labels), margin_only, accumulation_dtype(logits.dtype))
+    return tuple(None if statistic is None else statistic.contiguous() for statistic in statistics)
 
 
 def backward(grads: Sequence[Tensor | None], logits: Tensor, labels: Tensor) -> Tensor:
@@ -58,7 +59,7 @@ def backward(grads: Sequence[Tensor | None], logits: Tensor, labels: Tensor) -> 
         surprise = log_prob.masked_fill(rows.logits == -math.inf, 0.0)
         prob = log_prob.exp()
         total -= entropy * prob * (surprise - (prob * surprise).sum(-1, keepdim=True))
-    return total.where(rows.margin.isfinite().unsqueeze(-1), math.nan).to(logits.dtype)
+    return total.where(rows.margin.isfinite().unsqueeze(-1), math.nan).to(logits.dtype).contiguous()
 
 
 def differentiable(logits: Tensor, labels: Tensor, margin_only: bool) -> tuple[Tensor | None, ...]:
