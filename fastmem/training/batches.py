@@ -25,21 +25,28 @@ class Batches:
     Args:
         job: Data, recipe and device.
         index: The model's place in the job.
+        dtype: Of the network.
         memory_format: Of the batches; ``torch.channels_last`` needs images.
     """
 
-    def __init__(self, job: Job, index: int, memory_format: torch.memory_format = torch.contiguous_format) -> None:
+    def __init__(
+        self,
+        job: Job,
+        index: int,
+        dtype: torch.dtype = torch.float32,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         self._job = job
         self._records = job.records[index]
-        self._format = memory_format
+        self._dtype, self._format = dtype, memory_format
         self._order = torch.Generator().manual_seed(stream_seed(job.seeds[index], "order"))
         self._choice = torch.Generator().manual_seed(stream_seed(job.seeds[index], "augment"))
-        self._augment = Augmentation(job.recipe.augment, job.x.shape[1:])
+        self.augmentation = Augmentation(job.recipe.augment, job.x.shape[1:])
         self.bounds = batch_bounds(len(self._records), job.recipe.batch_size)
         self.sizes = [end - start for start, end in itertools.pairwise(self.bounds)]
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Network inputs (float32, normalised) and labels of the batches of the next epoch."""
+        """Network inputs (normalised) and labels of the batches of the next epoch."""
         job = self._job
         order, choices = self.draw()
         order = order.to(job.device)
@@ -48,11 +55,11 @@ class Batches:
             sizes = self.sizes[first : first + together]
             part = slice(self.bounds[first], self.bounds[first] + sum(sizes))
             rows = order[part]
-            x = self._augment.apply(job.x[rows], None if choices is None else choices[part])
-            x = normalise(x, *job.normalisation).contiguous(memory_format=self._format)
+            x = self.augmentation.apply(job.x[rows], None if choices is None else choices[part])
+            x = normalise(x, *job.normalisation).to(self._dtype).contiguous(memory_format=self._format)
             yield from zip(x.split(sizes), job.y[rows].split(sizes), strict=True)
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
         """The next epoch's order (record numbers, int64 on the CPU) and augmentation choices."""
         shuffle = torch.randperm(len(self._records), generator=self._order)
-        return self._records[shuffle], self._augment.draw(len(shuffle), self._choice)
+        return self._records[shuffle], self.augmentation.draw(len(shuffle), self._choice)

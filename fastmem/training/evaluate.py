@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastmem.data.transforms import normalise
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "model_dtype"]
 
 _BATCH_VALUES = 1 << 22
 
@@ -34,12 +34,17 @@ def evaluate(
     size = max(1, min(1024, _BATCH_VALUES // math.prod(x.shape[1:])))
     loss = torch.zeros((), dtype=torch.float64, device=x.device)
     right = torch.zeros((), dtype=torch.int64, device=x.device)
-    training = model.training
+    training, dtype = model.training, model_dtype(model)
     model.eval()
     with torch.no_grad():
         for part in rows.split(size):
-            logits, labels = model(normalise(x[part], *normalisation)), y[part]
+            logits, labels = model(normalise(x[part], *normalisation).to(dtype)), y[part]
             loss += F.cross_entropy(logits.double(), labels, reduction="sum")
             right += (logits.argmax(dim=1) == labels).sum()
     model.train(training)
     return float(loss) / len(rows), int(right) / len(rows)
+
+
+def model_dtype(model: nn.Module) -> torch.dtype:
+    """What ``model`` computes in: the dtype of its first floating-point parameter."""
+    return next((value.dtype for value in model.parameters() if value.is_floating_point()), torch.float32)

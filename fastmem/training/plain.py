@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from fastmem.errors import InputError
 from fastmem.training.batches import Batches
-from fastmem.training.evaluate import evaluate
+from fastmem.training.evaluate import evaluate, model_dtype
 from fastmem.training.job import DivergenceError, Job, TrainedModel, stream_seed
 from fastmem.training.step import Step
 
-__all__ = ["PlainTrainer"]
+__all__ = ["PlainTrainer", "own_randomness"]
 
 
 class PlainTrainer:
@@ -45,7 +45,7 @@ class _Training:
 
     def run(self) -> TrainedModel:
         job, seed = self.job, self.job.seeds[self.index]
-        with _own_randomness(job.device) as reseed:
+        with own_randomness(job.device) as reseed:
             reseed(seed)
             model = job.build(seed).to(job.device)
             reseed(stream_seed(seed, "dropout"))
@@ -62,7 +62,7 @@ class _Training:
         if job.x.ndim == 4 and getattr(model, "channels_last", False):
             memory_format = torch.channels_last
             nn.utils.convert_conv2d_weight_memory_format(model, memory_format)
-        batches = Batches(job, self.index, memory_format)
+        batches = Batches(job, self.index, model_dtype(model), memory_format)
         _check_batch_norm(model, batches.sizes)
         step = Step(model, recipe, job.device)
         sizes = torch.tensor(batches.sizes, dtype=torch.float64)
@@ -96,8 +96,8 @@ class _Training:
 
 
 @contextmanager
-def _own_randomness(device: torch.device) -> Iterator[Callable[[int], None]]:
-    """Within, torch's global generators may be reseeded for one model; afterwards they are as before."""
+def own_randomness(device: torch.device) -> Iterator[Callable[[int], None]]:
+    """Within, what is yielded reseeds torch's global generators for one model; afterwards they are as before."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
 
         def reseed(seed: int) -> None:

@@ -14,13 +14,14 @@ from fastmem.errors import InputError
 from fastmem.training.job import Job, OnEpoch, TrainedModel, Trainer
 from fastmem.training.plain import PlainTrainer
 from fastmem.training.recipe import Recipe
+from fastmem.training.stacked import StackedTrainer
 
 __all__ = ["train_models"]
 
 _log = logging.getLogger(__name__)
 
 # Tried in this order; the last one takes everything.
-_TRAINERS: tuple[Trainer, ...] = (PlainTrainer(),)
+_TRAINERS: tuple[Trainer, ...] = (StackedTrainer(), PlainTrainer())
 
 
 def train_models(
