@@ -8,7 +8,7 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
+from matplotlib.ticker import AsinhLocator, FuncFormatter, NullFormatter
 
 from fastmem.report.audit.results import CONTROLS, HEADLINE_LEVEL, AttackResult
 from fastmem.report.html import LegendEntry, figure
@@ -30,6 +30,9 @@ _DASHES: dict[str, tuple[tuple[float, ...], str]] = {
     "dense": ((2.0, 0.8), "4 2"),
 }
 _FAMILY_DASHES = tuple(_DASHES)
+_BINS = 60
+_FINE = 8  # edges among the middle half of the scores, or stretching it would invent a shape
+_LONG_TAILS = 20.0
 _CONTROL_DASHES = {"shuffled": "dot", "never_saw": "dash"}
 
 
@@ -177,7 +180,7 @@ def histogram_figure(
 
     Args:
         attack: The attack.
-        arrays: ``hist_<key>_edges`` [B + 1], ``hist_<key>_in`` and ``_out`` [B], counts or densities.
+        arrays: ``hist_<key>_edges`` [B + 1] rising, ``hist_<key>_in`` and ``_out`` [B], counts; uneven bins will do.
         large: With axes, legend and caption; else a small multiple named by its title.
         logarithmic: Shares on a logarithmic axis, which shows the tails.
 
@@ -188,19 +191,31 @@ def histogram_figure(
     if any(name not in arrays for name in names):
         return None
     edges, *groups = (np.asarray(arrays[name], dtype=np.float64) for name in names)
-    if any(group.shape != (edges.size - 1,) or not group.sum() > 0 for group in groups) or not np.isfinite(edges).all():
+    if (
+        any(group.shape != (edges.size - 1,) or not group.sum() > 0 for group in groups)
+        or not (np.diff(edges) > 0).all()
+    ):
         return None
-    left, right = _visible_range(edges, groups)
-    members, others = (group / group.sum() / np.diff(edges) for group in groups)
+    width = _asinh_width(edges, groups)
+    view = _view(edges, width)
+    members, others = (_density(edges, group, view, width) for group in groups)
     bottom = 0.5 * min(heights[heights > 0].min() for heights in (members, others))
 
     def paint(canvas: Figure) -> None:
         axes = canvas.subplots()
         for heights, token, style in ((others, NON_MEMBER, (0, (3.0, 1.2))), (members, MEMBER, "-")):
             if not logarithmic:
-                axes.stairs(heights, edges, fill=True, color=light(token), alpha=0.22, linewidth=0)
-            axes.stairs(heights, edges, color=light(token), linewidth=1.5 if large else 1.1, linestyle=style)
-        axes.set(xlim=(left, right), ylim=(0, None), yticks=[])
+                axes.stairs(heights, view, fill=True, color=light(token), alpha=0.22, linewidth=0)
+            axes.stairs(heights, view, color=light(token), linewidth=1.5 if large else 1.1, linestyle=style)
+        if width:
+            axes.set_xscale("asinh", linear_width=width)
+            axes.xaxis.set_major_locator(AsinhLocator(width, numticks=7 if large else 3))
+            axes.xaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value if abs(value) > width / 1e3 else 0:g}")
+            )
+        elif not large:
+            axes.locator_params(axis="x", nbins=4)
+        axes.set(xlim=(view[0], view[-1]), ylim=(0, None), yticks=[])
         if logarithmic:
             axes.set(yscale="log", ylim=(bottom, None))
             axes.yaxis.set_major_formatter(NullFormatter())  # a density: only ratios mean something
@@ -209,8 +224,6 @@ def histogram_figure(
         axes.grid(visible=large, axis="x")
         if large:
             axes.set(xlabel=f"score of {attack.title}", ylabel="share (log)" if logarithmic else "share")
-        else:
-            axes.locator_params(axis="x", nbins=4)
 
     alt = f"Histogram of {attack.title} scores of members and non-members, AUC {attack.auc.value:.3f}"
     name = f"scores-{'log-' if logarithmic else ''}{_safe(attack.key)}"
@@ -220,29 +233,45 @@ def histogram_figure(
     if logarithmic:
         caption = "The same on a logarithmic scale: few false alarms means the far right, where members stand alone."
         return figure(svg, caption, HISTOGRAM_LEGEND)
-    hidden = 1.0 - min(_share_inside(edges, group, left, right) for group in groups)
     caption = "Higher means more likely a member. Where the two shapes overlap, the attack cannot tell them apart."
-    if hidden > 0.0005:
-        caption += f" Scores outside the frame: at most {percent(hidden)} of either group."
+    if width:
+        caption += " The score's axis is stretched around 0, since a few scores lie far out."
     return figure(svg, caption, HISTOGRAM_LEGEND)
 
 
 HISTOGRAM_LEGEND = (LegendEntry("members", MEMBER), LegendEntry("non-members", NON_MEMBER, "6 3"))
 
 
-def _visible_range(edges: np.ndarray, groups: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The bins that hold all but 0.25% of either group at each end: a few extreme scores must not flatten the rest."""
-    lows, highs = [], []
-    for group in groups:
-        share = np.cumsum(group) / group.sum()
-        lows.append(np.searchsorted(share, 0.0025))
-        highs.append(min(int(np.searchsorted(share, 0.9975)), group.size - 1))
-    return float(edges[min(lows)]), float(edges[max(highs) + 1])
+def _asinh_width(edges: np.ndarray, groups: Sequence[np.ndarray]) -> float:
+    """The width of the linear part of an asinh axis for scores with long tails around 0; 0.0 where a plain one will do.
+
+    Likelihood ratios of a few records are hundreds of times those of the rest and would flatten them to one bar.
+    """
+    below, share = _cumulative(edges, np.sum(groups, axis=0))
+    low, high = np.interp([0.25, 0.75], share, below)
+    width = float(high - low)
+    fine = np.count_nonzero((edges >= low) & (edges <= high)) >= _FINE
+    around_zero = low - 2 * width <= 0 <= high + 2 * width
+    return width if fine and around_zero and edges[-1] - edges[0] > _LONG_TAILS * width else 0.0
 
 
-def _share_inside(edges: np.ndarray, group: np.ndarray, left: float, right: float) -> float:
-    inside = (edges[:-1] >= left) & (edges[1:] <= right)
-    return float(group[inside].sum() / group.sum())
+def _view(edges: np.ndarray, width: float) -> np.ndarray:
+    """Bins that are even on the axis, no more than the data were counted in."""
+    bins = min(_BINS, edges.size - 1)
+    if not width:
+        return np.linspace(edges[0], edges[-1], bins + 1)
+    first, last = np.arcsinh(edges[[0, -1]] / width)
+    return np.sinh(np.linspace(first, last, bins + 1)) * width
+
+
+def _density(edges: np.ndarray, group: np.ndarray, view: np.ndarray, width: float) -> np.ndarray:
+    """The group's share per unit of the axis in each bin of ``view``, taken as even inside a stored bin."""
+    places = np.arcsinh(view / width) if width else view
+    return np.diff(np.interp(view, *_cumulative(edges, group))) / np.diff(places)
+
+
+def _cumulative(edges: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return edges, np.concatenate([[0.0], np.cumsum(group) / group.sum()])
 
 
 def _safe(key: str) -> str:

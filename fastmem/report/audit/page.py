@@ -132,7 +132,7 @@ def _control_card(run: Run) -> Card | None:
             "bad",
         )
     elif covered < total:
-        detail, tone = "of the 95% intervals hold chance; about 1 in 20 misses by luck", ""
+        detail, tone = "of the 95% intervals hold chance; the others miss by no more than luck", ""
     else:
         detail, tone = "intervals hold chance: nothing found where there is nothing", "good"
     return Card("Controls at chance", f"{covered} of {total}", detail, tone)

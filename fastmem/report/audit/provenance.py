@@ -81,7 +81,7 @@ def environment(run: Run) -> Section:
         ("fastmem", summary.text("fastmem_version")),
         ("configuration", summary.text("config_hash")),
         ("data", summary.child("data").text("fingerprint")),
-        *_flat(summary.child("environment").data),
+        *((name, value) for name, value in _flat(summary.child("environment").data) if value != "null"),
     ]
     return Section("environment", "Environment", _pairs(items, code=True), half=True)
 

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from fastmem.report.audit.run import Run
 from fastmem.report.html import Exhibit, Section, details, gallery, picture
-from fastmem.report.tables import TIMES, Cell, Column, Table, compact, count, percent
+from fastmem.report.tables import TIMES, Cell, Column, Table, compact, count, fixed, percent
 
 __all__ = ["records"]
 
@@ -82,7 +82,7 @@ def _exhibit(run: Run, place: int, record: int, fields: dict[str, Any], found: f
     label = run.label(fields["label"][place]) if fields["label"] is not None else ""
     lines = [f"score {compact(value('score'))}"]
     if math.isfinite(value("rank_std")):
-        lines.append(f"rank ± {compact(value('rank_std'))}")
+        lines.append(f"rank ± {fixed(value('rank_std'), 1)}")
     if math.isfinite(found):
         lines.append(f"found in {found:.0%}")
     pixels = fields["picture"]

@@ -27,6 +27,7 @@ from fastmem.report.tables import (
 __all__ = ["attack_details", "attack_table", "stage_table"]
 
 _TABLE_LEVELS = (0.01, 0.001)
+_HEADINGS = {"shuffled": "Shuffled membership", "never_saw": "Never saw the pool"}
 
 
 def attack_table(attacks: Sequence[AttackResult], headline: AttackResult | None = None) -> Markup:
@@ -47,7 +48,7 @@ def attack_table(attacks: Sequence[AttackResult], headline: AttackResult | None 
         columns.append(
             Column(f"PPV at {level_name(HEADLINE_LEVEL)} FPR", "prior " + " / ".join(map(level_name, priors)))
         )
-    columns += [Column(f"Control: {title}", "AUC; TPR at 1% FPR") for title in CONTROLS.values()]
+    columns += [Column(_HEADINGS[name], "control: AUC; TPR at 1% FPR") for name in CONTROLS]
     rows = [_row(attack, priors) for attack in attacks]
     highlight = next((place for place, attack in enumerate(attacks) if attack is headline), None)
     return Table("Attacks, by TPR at 1% FPR", columns, rows, highlight).html()

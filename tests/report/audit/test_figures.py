@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from fastmem.report.artifacts import Fields, load_arrays, load_summary
+from fastmem.report.audit import figures
 from fastmem.report.audit.figures import comparison_figure, histogram_figure, roc_figure
 from fastmem.report.audit.results import read_attacks
 
@@ -61,23 +62,6 @@ def test_comparison_shows_attacks_that_resolve_the_level(run, read_page) -> None
     assert comparison_figure([]) is None
 
 
-def test_histogram_normalises_each_group_and_frames_the_bulk(run) -> None:
-    attacks, arrays = run
-    key = attacks[0].key
-    edges = np.arange(102.0)
-    members, others = np.zeros(101), np.zeros(101)
-    members[40:60], others[30:50] = 1000, 10
-    members[100] = 1  # far outside: the frame must not stretch to it
-    arrays |= {f"hist_{key}_edges": edges, f"hist_{key}_in": members, f"hist_{key}_out": others}
-    figure = str(histogram_figure(attacks[0], arrays, large=True))
-    assert "Scores outside the frame" not in figure or "0.0050%" in figure
-    labels = [
-        float(text.replace("\N{MINUS SIGN}", "-")) for text in re.findall(r"<text[^>]*>([-\d.\u2212]+)</text>", figure)
-    ]
-    assert min(labels) >= 30
-    assert max(labels) <= 60
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -85,8 +69,9 @@ def test_histogram_normalises_each_group_and_frames_the_bulk(run) -> None:
         {"hist_{key}_in": np.zeros(60)},
         {"hist_{key}_in": np.ones(59)},
         {"hist_{key}_edges": np.full(61, np.nan)},
+        {"hist_{key}_edges": np.zeros(61)},
     ],
-    ids=["missing", "empty", "wrong length", "NaN"],
+    ids=["missing", "empty", "wrong length", "NaN", "not rising"],
 )
 def test_histogram_drops_out_where_there_is_nothing_to_draw(run, change) -> None:
     attacks, arrays = run
@@ -96,3 +81,50 @@ def test_histogram_drops_out_where_there_is_nothing_to_draw(run, change) -> None
     changed = {name: values for name, values in changed.items() if values is not None}
     assert histogram_figure(attacks[0], arrays, large=True) is not None
     assert histogram_figure(attacks[0], changed, large=True) is None
+
+
+def ticks(svg: str) -> list[float]:
+    texts = re.findall(r"<text[^>]*>([-\d.e\u2212]+)</text>", svg)
+    return [float(text.replace("\N{MINUS SIGN}", "-")) for text in texts]
+
+
+def histogram(run, members: np.ndarray, others: np.ndarray, edges: np.ndarray) -> str:
+    attacks, arrays = run
+    counts = {"edges": edges, "in": np.histogram(members, edges)[0], "out": np.histogram(others, edges)[0]}
+    changed = arrays | {f"hist_{attacks[0].key}_{part}": values for part, values in counts.items()}
+    return str(histogram_figure(attacks[0], changed, large=True))
+
+
+def test_long_tails_stretch_the_axis_around_zero(run) -> None:
+    random = np.random.default_rng(0)
+    members, others = random.standard_t(1.2, 4000), random.standard_t(1.2, 4000) - 1
+    both = np.concatenate([members, others])
+    fine = np.unique(
+        np.concatenate([np.quantile(both, np.linspace(0, 1, 201)), np.linspace(both.min(), both.max(), 61)])
+    )
+    stretched = histogram(run, members, others, fine)
+    assert "stretched around 0" in stretched
+    assert {-100, -10, 0, 10, 100} <= set(ticks(stretched))
+    coarse = histogram(run, members, others, np.linspace(both.min(), both.max(), 61))
+    assert "stretched" not in coarse, "a shape must not be invented where the stored bins are coarse"
+
+
+def test_short_tails_and_probabilities_keep_a_plain_axis(run) -> None:
+    random = np.random.default_rng(0)
+    normal = random.normal(0, 1, (2, 4000))
+    assert "stretched" not in histogram(run, *normal, np.unique(np.quantile(normal, np.linspace(0, 1, 201))))
+    near_one = 1 - random.random((2, 4000)) ** 20
+    edges = np.unique(np.quantile(near_one, np.linspace(0, 1, 201)))
+    assert "stretched" not in histogram(run, *near_one, edges)
+
+
+def test_densities_integrate_to_one_on_either_axis() -> None:
+    random = np.random.default_rng(0)
+    scores = random.standard_t(1.5, 1000)
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, 101)))
+    counts = np.histogram(scores, edges)[0].astype(float)
+    for width in (0.0, 0.7):
+        view = figures._view(edges, width)
+        places = np.arcsinh(view / width) if width else view
+        assert np.allclose(np.diff(places), np.diff(places)[0]), "bins are even on the axis"
+        assert figures._density(edges, counts, view, width) @ np.diff(places) == pytest.approx(1)
