@@ -23,6 +23,7 @@ __all__ = ["Outcome", "Tables", "evaluate", "evaluate_stored", "open_tables"]
 
 _ROC_POINTS = 400
 _HISTOGRAM_BINS = 60
+_HISTOGRAM_QUANTILES = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,10 +179,12 @@ def _curve(name: str, curve: Roc) -> dict[str, np.ndarray]:
 
 
 def _histogram(name: str, scores: np.ndarray, members: np.ndarray) -> dict[str, np.ndarray]:
-    finite = scores[np.isfinite(scores)]
-    low, high = np.quantile(finite, [0.001, 0.999]) if finite.size else (0.0, 1.0)
-    edges = np.linspace(low, high if high > low else low + 1.0, _HISTOGRAM_BINS + 1)
-    # The few beyond the ends are counted in the outermost bins.
+    """Counts in bins that are fine where the scores are: even ones, cut again at the quantiles of all scores."""
+    finite = scores[np.isfinite(scores)] if np.isfinite(scores).any() else np.zeros(1)
+    low, high = finite.min(), finite.max()
+    even = np.linspace(low, high if high > low else low + 1.0, _HISTOGRAM_BINS + 1)
+    edges = np.unique(np.concatenate([even, np.quantile(finite, np.linspace(0, 1, _HISTOGRAM_QUANTILES + 1))]))
+    # Infinite scores are counted in the outermost bins.
     inside = np.clip(scores, edges[0], edges[-1])
     return {
         f"{name}_edges": edges,
