@@ -30,7 +30,12 @@ def dispatched() -> bool:
 
 
 def transformed() -> bool:
-    """Whether the call happens within a ``torch.func`` transform or at a level of forward-mode differentiation."""
+    """Whether the call happens within a ``torch.func`` transform or at a level of forward-mode differentiation.
+
+    The compiler takes care of transforms in what it compiles, so there the answer is no.
+    """
+    if torch.compiler.is_compiling():
+        return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 

@@ -67,10 +67,10 @@ def kl_div(p_logits: Tensor, q_logits: Tensor, temperature: float = 1.0) -> Tens
             forced backend cannot run on these arguments.
     """
     p, q, temperature = forward_arguments(p_logits, q_logits, temperature)
-    if dispatched():
-        return torch.ops.fastmem.kl_div_forward.default(p, q, temperature)[0]
     if transformed():
         return _kl_div_transformed(p, q, temperature)
+    if dispatched():
+        return torch.ops.fastmem.kl_div_forward.default(p, q, temperature)[0]
     backend = select("kl_div", p, q, temperature)
     if not (torch.is_grad_enabled() and (p.requires_grad or q.requires_grad)):
         return backend.forward(p, q, temperature)[0]
@@ -135,7 +135,7 @@ class _Eager(torch.autograd.Function):
         return dp, dq, None, None
 
 
-# Within torch.func transforms the tensors are wrapped, so an implementation is chosen only where they are unwrapped.
+# Within torch.func transforms the tensors are wrapped: once unwrapped they go through the dispatcher, which chooses.
 
 
 def _kl_div_transformed(p: Tensor, q: Tensor, temperature: float) -> Tensor:
@@ -147,7 +147,7 @@ def _kl_div_transformed(p: Tensor, q: Tensor, temperature: float) -> Tensor:
 class _Transformed(torch.autograd.Function):
     @staticmethod
     def forward(p: Tensor, q: Tensor, temperature: float) -> tuple[Tensor, ...]:
-        return select("kl_div", p, q, temperature).forward(p, q, temperature)
+        return torch.ops.fastmem.kl_div_forward.default(p, q, temperature)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -174,11 +174,9 @@ class _Gradient(torch.autograd.Function):
     """The backward pass as a function of its own, which transforms map over and which refuses its derivative."""
 
     @staticmethod
-    def forward(grad: Tensor, p: Tensor, q: Tensor, *saved_and_options: Any) -> tuple[Tensor | None, Tensor | None]:
-        *saved, temperature, need_p, need_q, backend = saved_and_options
-        chosen: Backend = backend or select("kl_div", p, q, temperature)
-        assert chosen.backward is not None  # every implementation of this operator has one
-        return chosen.backward(grad, p, q, *saved, temperature, need_p, need_q)
+    def forward(*arguments_and_backend: Any) -> tuple[Tensor | None, Tensor | None]:
+        *arguments, backend = arguments_and_backend
+        return backend.backward(*arguments) if backend is not None else _dispatch_backward(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -218,8 +216,17 @@ def _forward_fake(p: Tensor, q: Tensor, temperature: float) -> tuple[Tensor, ...
 
 
 def _backward(grad: Tensor, p: Tensor, q: Tensor, *saved_and_options: Any) -> tuple[Tensor, Tensor]:
-    dp, dq = _Gradient.forward(grad, p, q, *saved_and_options, None)
+    *_, temperature, _need_p, _need_q = saved_and_options
+    backward = select("kl_div", p, q, temperature).backward
+    assert backward is not None  # every implementation of this operator has one
+    dp, dq = backward(grad, p, q, *saved_and_options)
     return (p.new_empty(0) if dp is None else dp), (q.new_empty(0) if dq is None else dq)
+
+
+def _dispatch_backward(*arguments: Any) -> tuple[Tensor | None, Tensor | None]:
+    *_, need_p, need_q = arguments
+    dp, dq = torch.ops.fastmem.kl_div_backward.default(*arguments)
+    return (dp if need_p else None), (dq if need_q else None)
 
 
 def _backward_fake(grad: Tensor, p: Tensor, q: Tensor, *saved_and_options: Any) -> tuple[Tensor, Tensor]:
@@ -237,10 +244,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _differentiate(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, Tensor | None, None]:
     if grad is None:
         return None, None, None
-    needs = ctx.needs_input_grad[:2]
-    grads = torch.ops.fastmem.kl_div_backward.default(grad, *ctx.saved_tensors, ctx.temperature, *needs)
-    dp, dq = (gradient if needed else None for gradient, needed in zip(grads, needs, strict=True))
-    return dp, dq, None
+    return *_dispatch_backward(grad, *ctx.saved_tensors, ctx.temperature, *ctx.needs_input_grad[:2]), None
 
 
 def _refuse_second_order(ctx: Any, *grads: Tensor) -> None:

@@ -10,7 +10,7 @@ the labels and 4 B for each result; backward reads the logits again and writes a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -101,12 +101,10 @@ def logit_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _call(logits: Tensor, labels: Tensor, margin_only: bool) -> Sequence[Tensor]:
     logits, labels, _ = forward_arguments(logits, labels, margin_only)
-    if dispatched():
-        if margin_only:
-            return (torch.ops.fastmem.logit_margin_forward.default(logits, labels),)
-        return torch.ops.fastmem.logit_stats_forward.default(logits, labels)
     if transformed():
         return _call_transformed(logits, labels, margin_only)
+    if dispatched():
+        return _dispatch_forward(logits, labels, margin_only)
     _require_labels_in_range(labels, logits.shape[-1])
     backend = select("logit_stats", logits, labels, margin_only)
     if not (torch.is_grad_enabled() and logits.requires_grad):
@@ -176,11 +174,20 @@ class _Eager(torch.autograd.Function):
         return gradient, None, None, None
 
 
+def _five(grads: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+    return (*grads, None, None, None, None)[:5]
+
+
+def _run_backward(backend: Backend, logits: Tensor, labels: Tensor, grads: Sequence[Tensor | None]) -> Tensor:
+    assert backend.backward is not None  # every implementation of this operator has one
+    return backend.backward(_five(grads), logits, labels)
+
+
 def _wanted(backend: Backend, logits: Tensor, labels: Tensor, margin_only: bool) -> tuple[Tensor, ...]:
     return tuple(backend.forward(logits, labels, margin_only)[: 1 if margin_only else 5])
 
 
-# Within torch.func transforms the tensors are wrapped, so an implementation is chosen only where they are unwrapped.
+# Within torch.func transforms the tensors are wrapped: once unwrapped they go through the dispatcher, which chooses.
 
 
 def _call_transformed(logits: Tensor, labels: Tensor, margin_only: bool) -> Sequence[Tensor]:
@@ -192,7 +199,7 @@ def _call_transformed(logits: Tensor, labels: Tensor, margin_only: bool) -> Sequ
 class _Transformed(torch.autograd.Function):
     @staticmethod
     def forward(logits: Tensor, labels: Tensor, margin_only: bool) -> tuple[Tensor, ...]:
-        return _wanted(select("logit_stats", logits, labels, margin_only), logits, labels, margin_only)
+        return _dispatch_forward(logits, labels, margin_only)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -218,9 +225,9 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(logits: Tensor, labels: Tensor, backend: Backend | None, *grads: Tensor | None) -> Tensor:
-        chosen = backend or select("logit_stats", logits, labels, len(grads) == 1)
-        assert chosen.backward is not None  # every implementation of this operator has one
-        return chosen.backward((*grads, None, None, None, None)[:5], logits, labels)
+        if backend is None:
+            return torch.ops.fastmem.logit_stats_backward.default(logits, labels, *_five(grads))
+        return _run_backward(backend, logits, labels, grads)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -250,16 +257,23 @@ torch.library.define(
 )
 
 
+def _dispatch_forward(logits: Tensor, labels: Tensor, margin_only: bool) -> tuple[Tensor, ...]:
+    if margin_only:
+        return (torch.ops.fastmem.logit_margin_forward.default(logits, labels),)
+    return torch.ops.fastmem.logit_stats_forward.default(logits, labels)
+
+
 def _margin_forward(logits: Tensor, labels: Tensor) -> Tensor:
-    return _Transformed.forward(logits, labels, True)[0]
+    return _wanted(select("logit_stats", logits, labels, True), logits, labels, True)[0]
 
 
 def _stats_forward(logits: Tensor, labels: Tensor) -> tuple[Tensor, ...]:
-    return _Transformed.forward(logits, labels, False)
+    return _wanted(select("logit_stats", logits, labels, False), logits, labels, False)
 
 
 def _backward(logits: Tensor, labels: Tensor, *grads: Tensor | None) -> Tensor:
-    return _Gradient.forward(logits, labels, None, *grads)
+    margin_only = all(grad is None for grad in grads[1:])
+    return _run_backward(select("logit_stats", logits, labels, margin_only), logits, labels, grads)
 
 
 def _margin_fake(logits: Tensor, labels: Tensor) -> Tensor:
@@ -280,34 +294,30 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 
 
 def _differentiate(ctx: Any, *grads: Tensor | None) -> tuple[Tensor, None]:
-    five = (*grads, None, None, None, None)[:5]
-    return torch.ops.fastmem.logit_stats_backward.default(*ctx.saved_tensors, *five), None
+    return torch.ops.fastmem.logit_stats_backward.default(*ctx.saved_tensors, *_five(grads)), None
 
 
 def _refuse_second_order(ctx: Any, *grads: Tensor) -> None:
     raise RuntimeError(f"logit_stats: {FIRST_ORDER_ONLY}")
 
 
-def _margin_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    return torch.ops.fastmem.logit_margin_forward.default(*to_front(info.batch_size, in_dims, args)), 0
+def _mapped(name: str, out_dims: int | tuple[int, ...]) -> Callable[..., Any]:
+    """The rule of vmap for an operator of this namespace: its leading dimensions map already."""
+
+    def rule(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
+        return getattr(torch.ops.fastmem, name).default(*to_front(info.batch_size, in_dims, args)), out_dims
+
+    return rule
 
 
-def _stats_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    return torch.ops.fastmem.logit_stats_forward.default(*to_front(info.batch_size, in_dims, args)), (0,) * 5
-
-
-def _backward_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Any, Any]:
-    return torch.ops.fastmem.logit_stats_backward.default(*to_front(info.batch_size, in_dims, args)), 0
-
-
-for _name, _implementation, _fake, _vmap in (
-    ("logit_margin_forward", _margin_forward, _margin_fake, _margin_vmap),
-    ("logit_stats_forward", _stats_forward, _stats_fake, _stats_vmap),
-    ("logit_stats_backward", _backward, _backward_fake, _backward_vmap),
+for _name, _implementation, _fake, _out_dims in (
+    ("logit_margin_forward", _margin_forward, _margin_fake, 0),
+    ("logit_stats_forward", _stats_forward, _stats_fake, (0,) * 5),
+    ("logit_stats_backward", _backward, _backward_fake, 0),
 ):
     torch.library.impl(f"fastmem::{_name}", "CompositeExplicitAutograd", _implementation)
     torch.library.register_fake(f"fastmem::{_name}", _fake)
-    torch.library.register_vmap(f"fastmem::{_name}", _vmap)
+    torch.library.register_vmap(f"fastmem::{_name}", _mapped(_name, _out_dims))
 torch.library.register_autograd("fastmem::logit_margin_forward", _differentiate, setup_context=_save_for_backward)
 torch.library.register_autograd("fastmem::logit_stats_forward", _differentiate, setup_context=_save_for_backward)
 torch.library.register_autograd("fastmem::logit_stats_backward", _refuse_second_order)

@@ -218,6 +218,17 @@ def test_gradients_by_transform(operator: tuple[Callable[..., Tensor], Callable[
             assert_same(transform(function), transform(textbook))
 
 
+def test_a_transform_is_traced_and_compiled() -> None:
+    p, q = arguments(kl_div)
+    per_row = torch.vmap(torch.func.grad(lambda p, q: kl_div(p, q).sum(), 1))
+    expected = torch.vmap(torch.func.grad(lambda p, q: textbook_kl(p, q).sum(), 1))(p, q)
+    graph = make_fx(per_row)(p, q)
+    assert "torch.ops.fastmem.kl_div_backward" in graph.code
+    assert_same(graph(p, q), expected)
+    compiled = torch.compile(lambda p, q: torch.vmap(kl_div, (1, None))(p, q), fullgraph=True, backend="eager")
+    assert_same(compiled(p, q[:, 0]), torch.vmap(textbook_kl, (1, None))(p, q[:, 0]))
+
+
 def test_a_shared_side_gets_a_gradient_for_each_mapped_row() -> None:
     p, q = torch.randn(2, 5, 6, dtype=torch.float64).unbind(0)
     per_row = torch.vmap(torch.func.grad(lambda p, q: kl_div(p, q).sum(), 1), (0, None))
