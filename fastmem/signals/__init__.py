@@ -8,8 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from fastmem.signals.names import STAT_NAMES, stored_names
 from fastmem.signals.signals import Signals
-from fastmem.signals.statistics import STAT_NAMES, stored_names
 
 if TYPE_CHECKING:
     from fastmem.signals.query import query_model

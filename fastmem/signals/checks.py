@@ -9,7 +9,7 @@ import numpy as np
 
 from fastmem.errors import InputError
 from fastmem.metrics.arrays import as_bool, as_float64, as_numpy, locate
-from fastmem.signals.statistics import canonical_name, trailing_shape
+from fastmem.signals.names import canonical_name, trailing_shape
 
 __all__ = ["check_indices", "check_keep", "check_logits", "check_stats"]
 

@@ -31,7 +31,7 @@ from zarr.errors import BaseZarrError, ContainsArrayError
 from zarr.storage import FsspecStore, LocalStore
 
 from fastmem.errors import FastmemError, StoreError
-from fastmem.signals.statistics import trailing_shape
+from fastmem.signals.names import trailing_shape
 
 __all__ = ["ATTRIBUTE", "FRESH", "GROUPS", "Layout", "as_url", "digest", "name_of", "open_store", "store_errors"]
 

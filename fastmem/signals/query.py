@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from fastmem.data.transforms import normalise
 from fastmem.errors import InputError
-from fastmem.signals.statistics import canonical_name, statistics, trailing_shape
+from fastmem.signals.names import canonical_name, trailing_shape
+from fastmem.signals.statistics import statistics
 
 __all__ = ["query_model"]
 
@@ -39,7 +40,7 @@ def query_model(
         x: Records as stored [N, ...], on any device; the queries see them so.
         y: Labels [N], int64.
         queries: Deterministic views of a batch, the clean one first (``fastmem.data.transforms.make_queries``).
-        stats: Names of statistics (:mod:`fastmem.signals.statistics`), and ``"logits"`` to have those too.
+        stats: Names of statistics (:mod:`fastmem.signals.names`), and ``"logits"`` to have those too.
         normalisation: Mean and standard deviation (``Dataset.channel_stats``), applied after the query; None where
             the model takes records as they are stored.
         batch_size: Records per forward pass.

@@ -13,8 +13,8 @@ import numpy as np
 from fastmem.errors import InputError
 from fastmem.metrics.arrays import as_labels
 from fastmem.signals.checks import check_indices, check_keep, check_logits, check_stats
+from fastmem.signals.names import canonical_name, margin_source, parse_name, trailing_shape
 from fastmem.signals.rows import MemoryRows, Rows
-from fastmem.signals.statistics import canonical_name, from_logits, from_margin, margin_source, trailing_shape
 
 if TYPE_CHECKING:
     from typing import Self
@@ -32,7 +32,7 @@ class Signals:
         labels: Class of each sample, integers [N].
         keep: ``keep[m, n]`` is True where sample n was in model m's training set, bool [M, N].
         logits: Network outputs before softmax, floating [M, N, A, C], or None.
-        stats: Statistics by name (see :mod:`fastmem.signals.statistics`), [M, N, A], ``top3`` [M, N, A, 3].
+        stats: Statistics by name (see :mod:`fastmem.signals.names`), [M, N, A], ``top3`` [M, N, A, 3].
 
     Raises:
         InputError: for shapes that disagree, a mask that is not boolean, labels out of range, NaN or infinite values
@@ -155,7 +155,7 @@ class Signals:
         if name in self._stats:
             values = self._stats[name].read()
         elif (margin := margin_source(name)) not in (None, name) and self.has(margin):
-            return from_margin(name, self.stat(margin))
+            return _from_margin(name, self.stat(margin))
         elif self._logits is not None:
             values = self._derive(name, self._logits)
         else:
@@ -169,6 +169,8 @@ class Signals:
         return values
 
     def _derive(self, name: str, logits: Rows) -> np.ndarray:
+        from fastmem.signals.statistics import from_logits  # what is stored needs no torch
+
         out = np.empty((*logits.shape[:3], *trailing_shape(name)))
         for model in range(self.num_models):
             out[model] = from_logits(name, logits.row(model), self._labels)
@@ -274,3 +276,9 @@ class Signals:
             f"Signals({self.num_models} models, {self.num_samples} samples, {self.num_queries} queries; "
             f"{', '.join(kinds)})"
         )
+
+
+def _from_margin(name: str, margin: np.ndarray) -> np.ndarray:
+    """``loss`` or ``true_log_prob`` from the margin at the same temperature."""
+    loss = np.logaddexp(0.0, -margin)  # softplus(-s), exact in both tails
+    return loss if parse_name(name)[0] == "loss" else -loss

@@ -8,19 +8,23 @@ file costs the row that was being written and no other; the next run finds it mi
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from itertools import accumulate
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import Store
+from zarr.errors import ContainsGroupError
 
 from fastmem.errors import InputError, StoreError
 from fastmem.metrics.arrays import as_float64, as_labels, as_numpy, locate
 from fastmem.signals.checks import check_keep
 from fastmem.signals.layout import FRESH, Layout, as_url, digest, name_of, open_store, store_errors
+from fastmem.signals.names import canonical_name
 from fastmem.signals.rows import Rows
-from fastmem.signals.statistics import canonical_name
 from fastmem.signals.stored import StoredRows, StoredTable, is_table
 
 __all__ = ["SignalsWriter", "save_signals"]
@@ -145,7 +149,8 @@ class SignalsWriter:
             if array.shape != layout.row_shape(name):
                 raise InputError(argument, f"shape {array.shape}", f"give {layout.row_shape(name)}")
             if name == "logits":
-                array = array.astype(layout.dtype(name), copy=False)
+                with np.errstate(over="ignore"):  # an overflow is the error that follows
+                    array = array.astype(layout.dtype(name), copy=False)
                 if not (finite := np.isfinite(array)).all():
                     raise InputError(argument, locate(array, ~finite, axes), f"keep logits in more than {array.dtype}")
             else:
@@ -198,22 +203,34 @@ def _make_table(url: str, group: str, layout: Layout, labels: np.ndarray, keep: 
         store = open_store(url, read_only=False)
         if fresh:
             zarr.create_group(store, path=group, overwrite=True, zarr_format=3)
-        root = zarr.open_group(store, mode="a", zarr_format=3)
-        node = root.require_group(group) if group else root
+        node = _group(store, "")
+        for path in accumulate(group.split("/") if group else [], "{}/{}".format):
+            node = _group(store, path)
         if not is_table(node):
             layout.create(name, node, labels, keep)
         table = StoredTable(url, group, node)
     differing = [field for field in vars(layout) if getattr(table.layout, field) != getattr(layout, field)]
     if differing:
         raise StoreError(name, f"holds signals of another run ({', '.join(differing)} differ)", FRESH)
+    table.labels()  # a store that readers would refuse gets no further rows
+    table.keep()
     return table
+
+
+def _group(store: Store, path: str) -> zarr.Group:
+    """A group, made if it is not there; of several processes that try one makes it and all have it."""
+    with suppress(ContainsGroupError):
+        return zarr.create_group(store, path=path, zarr_format=3)
+    return zarr.open_group(store, path=path, mode="r+", zarr_format=3)
 
 
 def _refuse_foreign_folder(url: str) -> None:
     folder = Path(url)
-    if "://" in url or not folder.is_dir() or (folder / "zarr.json").exists():
+    if "://" in url or not folder.is_dir():
         return
-    if any(not entry.name.endswith(".partial") for entry in folder.iterdir()):
+    # Looked at before zarr.json: where another process is just making the store, that is its first file.
+    strangers = [entry for entry in folder.iterdir() if not entry.name.endswith(".partial")]
+    if strangers and not (folder / "zarr.json").exists():
         raise StoreError(url, "a folder with other files in it", "choose an empty or new folder")
 
 

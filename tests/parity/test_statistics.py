@@ -1,7 +1,7 @@
 """Statistics of the same logits as other systems computed them, each with its sign.
 
 TF = TF Privacy, ET = the evaluation code of Aerni et al., PM = ML Privacy Meter, PMR = the RMIA authors' scripts.
-Where one end of a statistic means member is that of ``fastmem.signals.statistics``: entropies and losses are low for
+Where one end of a statistic means member is that of ``fastmem.signals.names``: entropies and losses are low for
 members in both systems, so no sign is turned here. Values to 1e-12 where the source computes in float64; 2e-7 where it
 has float32 exponentials inside.
 """
