@@ -74,7 +74,7 @@ def kl_div(p_logits: Tensor, q_logits: Tensor, temperature: float = 1.0) -> Tens
     backend = select("kl_div", p, q, temperature)
     if not (torch.is_grad_enabled() and (p.requires_grad or q.requires_grad)):
         return backend.forward(p, q, temperature)[0]
-    if backend.name == "reference":
+    if current_setting() == "reference":  # asked for, not fallen back to: then any order, at the memory it takes
         return _reference_differentiable(p, q, temperature)
     return _Eager.apply(p, q, temperature, backend)
 

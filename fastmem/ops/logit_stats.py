@@ -109,7 +109,7 @@ def _call(logits: Tensor, labels: Tensor, margin_only: bool) -> Sequence[Tensor]
     backend = select("logit_stats", logits, labels, margin_only)
     if not (torch.is_grad_enabled() and logits.requires_grad):
         return backend.forward(logits, labels, margin_only)
-    if backend.name == "reference":
+    if current_setting() == "reference":  # asked for, not fallen back to: then any order, at the memory it takes
         return _reference_differentiable(logits, labels, margin_only)
     return _Eager.apply(logits, labels, margin_only, backend)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastmem.ops import kl_div, use_backend
 from fastmem.ops._registry import select
+from fastmem.ops.reference import kl_div as reference
 
 from . import oracle
 from .implementations import Implementation, implementations
@@ -252,6 +253,22 @@ def test_gradcheck(run_on: Implementation, p_shape: tuple[int, ...], q_shape: tu
     assert torch.autograd.gradcheck(lambda p, q: kl_div(p, q, 1.7), (p, q), fast_mode=p.numel() > 40)
     assert torch.autograd.gradcheck(lambda p: kl_div(p, q.detach()), (p,), fast_mode=p.numel() > 40)
     assert torch.autograd.gradcheck(lambda q: kl_div(p.detach(), q), (q,), fast_mode=p.numel() > 40)
+
+
+@settings(PROPERTY, max_examples=60)
+@given(pair=logit_pairs())
+def test_the_reference_has_the_same_gradient_by_formula_and_by_differentiation(pair: LogitPair) -> None:
+    """The first is what a machine without native modules runs, the second what use_backend("reference") asks for."""
+    p, q = pair.build("cpu")
+    saved = reference.forward(p, q, pair.temperature)
+    weights = torch.randn(saved[0].shape, generator=torch.Generator().manual_seed(1)).to(saved[0])
+    by_formula = reference.backward(weights, p, q, *saved, pair.temperature, True, True)
+    p.requires_grad_(), q.requires_grad_()
+    kl = reference.differentiable(p, q, pair.temperature)
+    assert torch.equal(kl.nan_to_num(nan=-1), saved[0].nan_to_num(nan=-1))
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}[pair.dtype]
+    for a, b in zip(torch.autograd.grad(kl, (p, q), weights), by_formula, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def test_what_forward_saves_means_the_same_to_every_backward(run_on: Implementation) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from fastmem.errors import InputError
 from fastmem.ops import LogitStats, logit_margin, logit_stats, use_backend
 from fastmem.ops._registry import select
+from fastmem.ops.reference import logit_stats as reference
 
 from . import oracle
 from .implementations import Implementation, implementations
@@ -213,6 +214,22 @@ def test_gradcheck(run_on: Implementation, shape: tuple[int, ...]) -> None:
     labels = torch.randint(shape[-1], shape[:-1], generator=rng).to(run_on.device)
     assert torch.autograd.gradcheck(lambda z: tuple(logit_stats(z, labels)), (logits,), fast_mode=logits.numel() > 40)
     assert torch.autograd.gradcheck(lambda z: logit_margin(z, labels), (logits,), fast_mode=logits.numel() > 40)
+
+
+@settings(PROPERTY, max_examples=60)
+@given(case=labelled_logits())
+def test_the_reference_has_the_same_gradient_by_formula_and_by_differentiation(case: LabelledLogits) -> None:
+    """The first is what a machine without native modules runs, the second what use_backend("reference") asks for."""
+    logits, labels = case.build("cpu")
+    labels = labels[(None,) * (logits.ndim - 1 - labels.ndim)]
+    statistics = reference.forward(logits, labels, False)
+    rng = torch.Generator().manual_seed(1)
+    weights = [torch.randn(statistic.shape, generator=rng).to(statistic) for statistic in statistics]
+    by_formula = reference.backward(weights, logits, labels)
+    logits.requires_grad_()
+    by_differentiation = torch.autograd.grad(reference.differentiable(logits, labels, False), logits, weights)
+    tolerance = {torch.float64: 1e-12, torch.float32: 1e-6, torch.float16: 4e-3, torch.bfloat16: 4e-2}[case.dtype]
+    torch.testing.assert_close(by_differentiation[0], by_formula, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def test_a_strided_upstream_gradient_and_untouched_inputs(run_on: Implementation) -> None:
