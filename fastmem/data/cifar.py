@@ -193,6 +193,8 @@ def _read_sheets(archive: _Archive, folder: Path) -> tuple[Any, Any, Any, Any]:
         return pixels.reshape(100, 32, 100, 32, 3).transpose(0, 2, 4, 1, 3).reshape(-1, 3, 32, 32)
 
     labels = read_npz(folder / "labels.npz", ("y_train", "y_test"))
+    if len(labels) < 2:
+        raise InputError("data_root", f"{str(folder / 'labels.npz')!r} lacks y_train or y_test", _AGAIN)
     train = np.concatenate([sheet(f"train-{i}.webp") for i in range(5)])
     return train, labels["y_train"], sheet("test.webp"), labels["y_test"]
 

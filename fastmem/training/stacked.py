@@ -28,7 +28,8 @@ from fastmem.training.plain import own_randomness
 
 __all__ = ["StackedTrainer"]
 
-# Up to here a step's cost is the calls rather than the arithmetic (measured; see supports).
+# Model-steps a second against one model at a time, one core, batches of 58: 3.8 times at 2,000 weights, 2.9 at 10,000,
+# 1.8 to 2.3 at 50,000, 1.5 at 230,000. Beyond, the products themselves are the cost.
 _LARGEST = 250_000
 # Models in a pack: enough to share the cost of a call, few enough that weights, momentum and batch stay near the core.
 _PACK = 16
@@ -51,11 +52,14 @@ class StackedTrainer:
         }
         reason = next((reason for reason, applies in reasons.items() if applies), None)
         if reason is None:
-            modules = [module for module in model.modules() if not list(module.children())]
-            if not all(isinstance(module, nn.Flatten | nn.Linear | nn.ReLU) for module in modules):
+            parameters = list(model.parameters())
+            layers = [module for module in model.modules() if not list(module.children())]
+            if not all(type(layer) in (nn.Flatten, nn.Linear, nn.ReLU) for layer in layers):
                 reason = "the model has other layers than linear ones and ReLUs"
-            elif sum(parameter.numel() for parameter in model.parameters()) > _LARGEST:
-                reason = f"the model has more than {_LARGEST} weights: stacking gains nothing"
+            elif not all(parameter.requires_grad for parameter in parameters):
+                reason = "some weights are frozen"
+            elif sum(parameter.numel() for parameter in parameters) > _LARGEST:
+                reason = f"the model has more than {_LARGEST} weights, where stacking gains little"
         return reason
 
     def train(self, job: Job) -> list[TrainedModel]:

@@ -148,6 +148,13 @@ def test_a_damaged_sheet_is_named(tmp_path: Path) -> None:
         load_cifar10(tmp_path)
 
 
+def test_labels_that_lack_a_split(tmp_path: Path) -> None:
+    (tmp_path / "cifar10").mkdir()
+    np.savez(tmp_path / "cifar10" / "labels.npz", y_train=np.zeros(50_000))
+    with pytest.raises(InputError, match="lacks y_train or y_test"):
+        load_cifar10(tmp_path)
+
+
 def test_nothing_there_names_every_form(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cifar-10-batches-bin.*cifar-10-batches-py.*cifar10/labels\.npz.*download"):
         load_cifar10(tmp_path)

@@ -159,6 +159,22 @@ def test_declines_what_it_does_not_do(
         by(StackedTrainer(), monkeypatch, lambda: problem.train(recipe, range(2), build))
 
 
+def test_declines_frozen_weights_and_reparametrised_layers(problem: Problem) -> None:
+    def frozen(seed: int) -> torch.nn.Module:
+        model = problem.build(seed)
+        next(model.parameters()).requires_grad_(False)
+        return model
+
+    def normed(seed: int) -> torch.nn.Module:
+        model = problem.build(seed)
+        torch.nn.utils.parametrizations.weight_norm(model.get_submodule("layers.1"))
+        return model
+
+    trained = problem.train(Recipe(epochs=1), build=frozen)[0]
+    assert torch.equal(trained.state["layers.1.weight"], problem.build(100).state_dict()["layers.1.weight"])
+    assert "layers.1.parametrizations.weight.original0" in problem.train(Recipe(epochs=1), build=normed)[0].state
+
+
 def test_declines_a_subclass_which_may_compute_something_else(
     problem: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
