@@ -146,7 +146,7 @@ def comparison_figure(attacks: Sequence[AttackResult], level: float = HEADLINE_L
             for control, marker in (("shuffled", "o"), ("never_saw", "D")):
                 if control in attack.controls and level in attack.controls[control].levels:
                     value = max(attack.controls[control].levels[level].tpr.value, lowest)
-                    style = {"markerfacecolor": "none", "markersize": 4.2, "markeredgewidth": 0.9}
+                    style = {"markerfacecolor": "none", "markersize": 4.2, "markeredgewidth": 0.9, "clip_on": False}
                     axes.plot(value, row, marker, color=light("ink"), **style)
             estimate = attack.levels[level].tpr
             if estimate.has_interval:

@@ -88,7 +88,9 @@ def _exhibit(run: Run, place: int, record: int, fields: dict[str, Any], found: f
     pixels = fields["picture"]
     alt = f"Record {record}{f', label {label}' if label else ''}, {lines[0]}"
     image = picture(pixels[place], alt) if pixels is not None else None
-    return Exhibit(label or f"record {record}", [f"record {record}", *lines] if label else lines, image)
+    return Exhibit(
+        f"label {label}" if label else f"record {record}", [f"record {record}", *lines] if label else lines, image
+    )
 
 
 def _label_table(run: Run) -> Markup | None:

@@ -102,6 +102,12 @@ class Control:
         return self.auc.covers(0.5)
 
     @property
+    def decimals(self) -> int:
+        """Decimals of the AUC: 3, or 4 where an interval that misses 1/2 would be shown as one that ends there."""
+        rounded = round(self.auc.low, 3) <= 0.5 <= round(self.auc.high, 3)
+        return 4 if self.covers_chance is False and rounded else 3
+
+    @property
     def far_off(self) -> bool:
         """Whether the AUC is further from 1/2 than luck explains.
 

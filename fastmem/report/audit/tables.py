@@ -82,7 +82,7 @@ def _control_cell(control: Control | None) -> Cell:
         return Cell(MISSING, ["not run"], tone="muted")
     auc, at = control.auc, control.levels.get(HEADLINE_LEVEL)
     rate = f"TPR {percent(at.tpr.value)}" if at is not None and math.isfinite(at.tpr.value) else ""
-    lines = _lines(span(fixed(auc.low), fixed(auc.high)), rate)
+    lines = _lines(span(fixed(auc.low, control.decimals), fixed(auc.high, control.decimals)), rate)
     if control.far_off:
         return Cell(fixed(auc.value), lines, tone="bad", mark="far off chance")
     if control.covers_chance is False:

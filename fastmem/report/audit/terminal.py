@@ -63,8 +63,8 @@ def _caption(attacks: list[AttackResult]) -> Text:
     return Text(" ".join(notes), style="dim")
 
 
-def _auc(value: float) -> str:
-    return f"{value:.3f}".removeprefix("0") if math.isfinite(value) else MISSING
+def _auc(value: float, decimals: int = 3) -> str:
+    return f"{value:.{decimals}f}".removeprefix("0") if math.isfinite(value) else MISSING
 
 
 def _estimate(value: str, low: str, high: str) -> Text:
@@ -90,7 +90,7 @@ def _control(attack: AttackResult, name: str) -> Text:
         return Text(_MISSING, style="dim")
     if not control.auc.has_interval:
         return Text(_auc(control.auc.value))
-    text = Text(f"{_auc(control.auc.low)}-{_auc(control.auc.high)}")
+    text = Text("-".join(_auc(end, control.decimals) for end in (control.auc.low, control.auc.high)))
     return text.append(
         " !!" if control.far_off else " ! " if control.covers_chance is False else "   ", style="bold red"
     )

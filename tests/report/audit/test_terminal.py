@@ -70,6 +70,13 @@ def test_a_control_off_chance_is_marked_and_only_that_one() -> None:
     assert "!" not in "".join(lines({"attacks": {"global": attack(0.01, 0.5)}}))
 
 
+def test_an_interval_that_only_just_misses_does_not_look_as_if_it_held() -> None:
+    barely = attack(0.02, 0.56)
+    barely["controls"] = {"shuffled": {"auc": 0.507, "auc_low": 0.50012, "auc_high": 0.514}, "never_saw": None}
+    row = next(line for line in lines({"attacks": {"loss": barely}}) if line.startswith("loss"))
+    assert ".5001-.5140 !" in row
+
+
 def test_missing_numbers_are_dashes() -> None:
     table = lines({"attacks": {"loss": {"auc": math.nan, "tpr_at_fpr": {"0.01": {"tpr": None}}}}})
     row = next(line for line in table if line.startswith("loss"))
