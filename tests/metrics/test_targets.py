@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from fastmem.metrics import membership_metrics
 from fastmem.metrics.targets import SortedTargets, per_target, transfer
 
+PROPERTY = settings(deadline=None, derandomize=True, max_examples=40)
+
 LEVELS = (0.0, 0.02, 0.1, 0.5, 1.0)
 
 
@@ -18,8 +20,8 @@ def example(seed: int, num_targets: int, decimals: int) -> tuple[np.ndarray, np.
     return (rng.normal(size=members.shape) + members).round(decimals), members
 
 
+@PROPERTY
 @given(st.integers(0, 2**31), st.integers(1, 6), st.sampled_from([0, 1, 9]))
-@settings(max_examples=40)
 def test_each_target_by_itself(seed: int, num_targets: int, decimals: int) -> None:
     scores, members = example(seed, num_targets, decimals)
     together = per_target(SortedTargets.of(scores, members), LEVELS, 0.95)
@@ -32,8 +34,8 @@ def test_each_target_by_itself(seed: int, num_targets: int, decimals: int) -> No
             assert together.realised_fpr[level][t] == alone.tpr_at_fpr[level].realised_fpr
 
 
+@PROPERTY
 @given(st.integers(0, 2**31), st.integers(2, 6), st.sampled_from([0, 1, 9]))
-@settings(max_examples=40)
 def test_a_carried_threshold_by_brute_force(seed: int, num_targets: int, decimals: int) -> None:
     scores, members = example(seed, num_targets, decimals)
     carried = transfer(SortedTargets.of(scores, members), LEVELS)

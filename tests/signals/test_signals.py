@@ -3,13 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.special import log_softmax, xlogy
 
 from fastmem.errors import InputError, UnknownNameError
 from fastmem.signals import Signals, stored_names
+
+PROPERTY = settings(deadline=None, derandomize=True)
 
 M, N, A, C = 3, 5, 2, 4
 
@@ -121,6 +123,7 @@ def test_inputs_are_left_alone() -> None:
 # -- statistics -------------------------------------------------------------------------------------------------------
 
 
+@PROPERTY
 @given(
     hnp.arrays(np.float64, st.tuples(*[st.integers(1, 3)] * 3, st.integers(2, 5)), elements=st.floats(-15, 15)),
     st.randoms(use_true_random=False),
