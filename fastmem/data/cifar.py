@@ -114,7 +114,7 @@ def _load(archive: _Archive, root: Path, more: dict[str, _Reader]) -> Dataset:
     raise InputError(
         "data_root",
         f"no {archive.name} in {str(root)!r}: none of {', '.join(readers)}",
-        f"torchvision.datasets.{archive.torchvision_class}(DATA_ROOT, download=True) fetches it",
+        f"fetch: fastmem.compat.import_torchvision().datasets.{archive.torchvision_class}(DATA_ROOT, download=True)",
     )
 
 

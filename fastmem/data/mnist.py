@@ -67,7 +67,7 @@ def _find(name: str, folder: Path, stem: str, torchvision_class: str) -> Path:
 
 
 def _remedy(torchvision_class: str) -> str:
-    return f"torchvision.datasets.{torchvision_class}(DATA_ROOT, download=True) fetches the files"
+    return f"fetch: fastmem.compat.import_torchvision().datasets.{torchvision_class}(DATA_ROOT, download=True)"
 
 
 def read_idx(path: Path) -> np.ndarray:

@@ -28,8 +28,8 @@ from fastmem.training.plain import own_randomness
 
 __all__ = ["StackedTrainer"]
 
-# Model-steps a second against one model at a time, one core, batches of 58: 3.8 times at 2,000 weights, 2.9 at 10,000,
-# 1.8 to 2.3 at 50,000, 1.5 at 230,000. Beyond, the products themselves are the cost.
+# Model-steps in a second of one AVX-512 core against one model at a time, batches of 58: 3 times at 10,000 weights,
+# twice at 50,000, 1.6 times at 235,000. Beyond, the products themselves are the cost.
 _LARGEST = 250_000
 # Models in a pack: enough to share the cost of a call, few enough that weights, momentum and batch stay near the core.
 _PACK = 16
