@@ -6,6 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# The test processes share the cores among themselves; set before torch is imported, and for subprocesses too.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A busy machine is no failure, and every run draws the same examples.
+settings.register_profile("fastmem", deadline=None, derandomize=True)
+settings.load_profile("fastmem")
 
 _ROOT = Path(__file__).resolve().parents[1]
 
