@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from fastmem.ops.weight_importance import weight_importance
     from fastmem.signals import Signals
 
+    __version__: str
+
 __all__ = [
     "LogitStats",
     "Signals",
