@@ -1,11 +1,22 @@
-// fastmem._cpu: operators on raw pointers, sizes and strides. It knows nothing of torch; who calls
-// it checks arguments and owns memory.
+// fastmem._cpu: operators on raw pointers, sizes and strides. It knows nothing of torch; who calls it checks arguments
+// and owns memory.
 #include <pybind11/pybind11.h>
 
 #include "cpu/isa.h"
+
+namespace fastmem::cpu {
+void bind_kl_div(pybind11::module_& module);
+void bind_lira_moments(pybind11::module_& module);
+void bind_rmia(pybind11::module_& module);
+void bind_weight_importance(pybind11::module_& module);
+}  // namespace fastmem::cpu
 
 PYBIND11_MODULE(_cpu, module) {
   using namespace fastmem::cpu;
   module.doc() = "CPU kernels of fastmem's operators.";
   bind_isa(module);
+  bind_kl_div(module);
+  bind_lira_moments(module);
+  bind_rmia(module);
+  bind_weight_importance(module);
 }

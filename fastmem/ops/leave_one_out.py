@@ -175,9 +175,9 @@ def _constant(values: Tensor) -> bool:
 
 
 def _cut(group: Tensor, size: Tensor, wanted: Tensor, start: Tensor) -> Tensor:
-    """The group without ``size - wanted`` of its models: from the one at ``start`` (modulo size) on, around the end."""
+    """The group without ``size - wanted`` of its models, from the one at ``size * start / 2^31`` on, around the end."""
     some = size.clamp(min=1)
-    place = (group.cumsum(0) - 1 - start % some) % some
+    place = (group.cumsum(0) - 1 - (start * some >> 31)) % some
     return group & (place >= size - wanted)
 
 

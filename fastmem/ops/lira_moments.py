@@ -86,8 +86,8 @@ def forward_arguments(
     if phi.ndim != 3 or phi.shape[:2] != keep.shape:
         raise InputError("phi", f"has shape {list(phi.shape)} for keep {list(keep.shape)}", "give [M, N, A]")
     require_same_device("phi", phi, "keep", keep)
-    targets, partners, rules = plan = leave_one_out(keep) if references is None else references
-    num_models = keep.shape[0]
-    if any(len(part) and not -1 <= int(part.min()) <= int(part.max()) < num_models for part in plan):
-        raise InputError("references", f"name models beyond the {num_models} of keep", "plan them on this keep")
+    targets, partners, rules = leave_one_out(keep) if references is None else references
+    ranges = ((targets, 0, keep.shape[0]), (partners, -1, keep.shape[0]), (rules, 0, 3))
+    if any(((part < least) | (part >= end)).any() or part.shape != targets.shape for part, least, end in ranges):
+        raise InputError("references", f"do not fit the {keep.shape[0]} models of keep", "plan them on this keep")
     return phi.detach(), keep, targets, partners, rules, int(first_sample), bool(median)

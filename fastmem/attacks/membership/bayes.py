@@ -64,4 +64,4 @@ class BASE(Attack):
         panel.require(self.key, n_in=1 if online else 0, n_out=1)
         margin = signals.stat(margin_name(self.temperature))
         pbar = at_large if online else lambda moments: mean_out(moments) ** self.scale
-        return AttackResult(log_ratios(panel, margin, pbar).mean(-1).numpy())
+        return AttackResult(log_ratios(panel, margin, pbar).numpy())

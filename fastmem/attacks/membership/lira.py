@@ -47,13 +47,6 @@ class _Side(NamedTuple):
     centre: Tensor  # [T, B, A]: median or mean
 
 
-class _Spread(NamedTuple):
-    """What the pool of all records and queries says of a side's sigma, [T]."""
-
-    fixed: Tensor  # sigma, if the variance is fixed
-    floor: Tensor  # the least sigma, if it is not
-
-
 @dataclass(frozen=True)
 class LiRA(Attack):
     """The likelihood ratio attack.
@@ -120,17 +113,17 @@ class LiRA(Attack):
         least = 1 if self.fixed_variance else 2
         panel.require(self.key, n_in=least if self.variant == "online" else 0, n_out=least)
         margin = signals.stat("margin")
-        spreads = self._spreads(panel, margin)
+        pooled = self._pooled(panel, margin)
         scores = np.empty((len(targets), signals.num_samples))
         floored = 0
         for block in self._blocks(panel, margin):
             gaussians = []
-            for side, spread in zip(self._sides(block), spreads, strict=True):
-                sigma, raised = self._sigma(side, spread)
+            for side, pool in zip(self._sides(block), pooled, strict=True):
+                sigma, raised = self._sigma(side, pool)
                 gaussians.append((side.centre, sigma))
                 floored += raised
             scores[:, block.samples] = self._score(block.own, gaussians).mean(-1).numpy()
-        return AttackResult(scores, *self._remarks(panel, margin, spreads, floored))
+        return AttackResult(scores, *self._remarks(panel, margin, pooled, floored))
 
     def _blocks(self, panel: Panel, margin: np.ndarray) -> Iterator[Block]:
         return panel.blocks(margin, median=self.average == "median")
@@ -144,32 +137,27 @@ class LiRA(Attack):
         ]
         return sides if self.variant == "online" else sides[1:]
 
-    def _spreads(self, panel: Panel, margin: np.ndarray) -> list[_Spread]:
-        """Pool every side over all records and queries."""
-        num_sides = 2 if self.variant == "online" else 1
-        raw, residual = ([PooledSpread(len(panel.plan.targets)) for _ in range(num_sides)] for _ in range(2))
+    def _pooled(self, panel: Panel, margin: np.ndarray) -> list[Tensor]:
+        """The spread of every side over all records and queries, [T]: a fixed sigma, or what the floor is a share of."""
+        num_sides, raw = 2 if self.variant == "online" else 1, self.fixed_variance in ("raw", "raw_in")
+        pools = [PooledSpread(len(panel.plan.targets)) for _ in range(num_sides)]
         for block in self._blocks(panel, margin):
-            for side, of_values, of_residuals in zip(self._sides(block), raw, residual, strict=True):
-                of_values.add(side.n, side.mean, side.var)
-                of_residuals.add(side.n, side.mean - side.centre, side.var)
-        pools = raw if self.fixed_variance in ("raw", "raw_in") else residual
+            for side, pool in zip(self._sides(block), pools, strict=True):
+                pool.add(side.n, side.mean if raw else side.mean - side.centre, side.var)
+        sigmas = [pool.sigma(self.ddof) for pool in pools]
         if self.fixed_variance == "raw_in":
-            pools = [raw[0], raw[0]]
-        spreads = [
-            _Spread(pool.sigma(self.ddof), self.floor * of_residuals.sigma())
-            for pool, of_residuals in zip(pools, residual, strict=True)
-        ]
-        for fixed, floor in spreads:
-            _require_spread(panel, fixed if self.fixed_variance else floor)
-        return spreads
+            sigmas = [sigmas[0]] * num_sides
+        for sigma in sigmas:
+            _require_spread(panel, sigma)
+        return sigmas
 
-    def _sigma(self, side: _Side, spread: _Spread) -> tuple[Tensor, int]:
+    def _sigma(self, side: _Side, pooled: Tensor) -> tuple[Tensor, int]:
         """Sigma, broadcastable to [T, B, A], and how many of its entries were raised to the floor."""
         if self.fixed_variance:
-            return spread.fixed[:, None, None], 0
+            return pooled[:, None, None], 0
         n = side.n.double().unsqueeze(-1)
         sigma = (side.var * (n / (n - self.ddof))).sqrt()
-        floor = spread.floor[:, None, None]
+        floor = (self.floor * pooled)[:, None, None]
         return sigma.maximum(floor), int((sigma < floor).sum())
 
     def _score(self, s: Tensor, gaussians: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -185,12 +173,12 @@ class LiRA(Attack):
         return -0.5 * ((s - mu_in) / sigma_in).square() - sigma_in.log() - log_out
 
     def _remarks(
-        self, panel: Panel, margin: np.ndarray, spreads: list[_Spread], floored: int
+        self, panel: Panel, margin: np.ndarray, pooled: list[Tensor], floored: int
     ) -> tuple[dict[str, Any], tuple[str, ...]]:
-        sides = ("in", "out")[-len(spreads) :]
+        sides = ("in", "out")[-len(pooled) :]
         details: dict[str, Any] = {"non_normal_out_share": _non_normal_share(panel.keep.numpy(), margin)}
         if self.fixed_variance:
-            details |= {f"sigma_{side}": spread.fixed.tolist() for side, spread in zip(sides, spreads, strict=True)}
+            details |= {f"sigma_{side}": sigma.tolist() for side, sigma in zip(sides, pooled, strict=True)}
             return details, ()
         num_spreads = len(sides) * len(panel.plan.targets) * margin[0].size
         details |= {"floored": floored, "spreads": num_spreads}
@@ -202,8 +190,8 @@ class LiRA(Attack):
         )
 
 
-def _require_spread(panel: Panel, spread: Tensor) -> None:
-    bad = ~(spread > 0)
+def _require_spread(panel: Panel, sigma: Tensor) -> None:
+    bad = ~(sigma > 0)
     if bad.any():
         raise InputError(
             "signals",

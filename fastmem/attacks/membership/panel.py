@@ -95,7 +95,9 @@ class Panel:
             said = torch.from_numpy(np.array(values[:, samples]))
             phi = said if of is None else of(said)
             moments = lira_moments(phi, self.keep[:, samples], self.plan, median=median, first_sample=samples.start)
-            yield Block(samples, said[self.plan.targets], moments)
+            # In memory targets lie next to each other, as in the moments that it will meet.
+            own = said.permute(1, 2, 0)[..., self.plan.targets].permute(2, 0, 1)
+            yield Block(samples, own, moments)
 
 
 def sample_blocks(values: np.ndarray) -> Iterator[slice]:

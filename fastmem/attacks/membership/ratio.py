@@ -48,17 +48,17 @@ def log_ratios(panel: Panel, margin: np.ndarray, pbar: Callable[[LiraMoments], T
 
 
 def at_large(moments: LiraMoments) -> Tensor:
-    """pbar from IN and OUT references."""
+    """The pbar of records that some references saw."""
     return 0.5 * (moments.mean_in + moments.mean_out)
 
 
 def mean_out(moments: LiraMoments) -> Tensor:
-    """pbar of records that no reference saw: the mean of all of them."""
+    """The pbar of records that no reference saw: the mean of all."""
     return moments.mean_out
 
 
 def offline(a: float | Tensor) -> Callable[[LiraMoments], Tensor]:
-    """pbar from OUT references, with this guess of how IN models differ; several as a tensor [T, 1, 1]."""
+    """The pbar from OUT references alone, for one guess a or one per row, [T, 1, 1]."""
     return lambda moments: 0.5 * ((1.0 + a) * moments.mean_out + (1.0 - a))
 
 

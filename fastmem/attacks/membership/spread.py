@@ -28,13 +28,14 @@ class PooledSpread:
             mean: Their means, [T, B, A].
             var: Their variances (ddof 0), [T, B, A].
         """
-        weight = n.double().unsqueeze(-1).expand_as(mean)
-        filled = weight > 0
-        mean, var = mean.where(filled, 0.0), var.where(filled, 0.0)
-        total = weight.sum((1, 2))
+        # Targets last: in memory they lie next to each other, and sums run over what is in front of them.
+        weight, mean, var = n.T.double().unsqueeze(1), mean.permute(1, 2, 0), var.permute(1, 2, 0)
+        if not weight.all():
+            mean, var = mean.where(weight > 0, 0.0), var.where(weight > 0, 0.0)
+        total = weight.sum((0, 1)) * mean.shape[1]
         some = total.clamp(min=1.0)
-        centre = (weight * mean).sum((1, 2)) / some
-        squares = (weight * (var + (mean - centre[:, None, None]).square())).sum((1, 2))
+        centre = (weight * mean).sum((0, 1)) / some
+        squares = (weight * (var + (mean - centre).square())).sum((0, 1))
 
         n_before, self._n = self._n, self._n + total
         apart = centre - self._mean

@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.neural_network import MLPClassifier
 
 from fastmem.attacks.membership.base import Attack, AttackResult
 from fastmem.attacks.membership.panel import Panel
 from fastmem.errors import InputError
 from fastmem.signals import Signals
+
+if TYPE_CHECKING:
+    from sklearn.neural_network import MLPClassifier
 
 __all__ = ["TopK"]
 
@@ -78,8 +80,8 @@ class TopK(Attack):
         scores = np.empty((len(targets), signals.num_samples))
         for row, (target, shadow) in enumerate(zip(targets, shadows, strict=True)):
             for half, classifier in zip(halves[::-1], fitted[shadow], strict=True):
-                probability = classifier.predict_proba(features[target, half].reshape(-1, self.k))[:, 1]
-                scores[row, half] = probability.reshape(len(half), -1).mean(axis=1)
+                probabilities = np.asarray(classifier.predict_proba(features[target, half].reshape(-1, self.k)))
+                scores[row, half] = probabilities[:, 1].reshape(len(half), -1).mean(axis=1)
         return AttackResult(scores, {"shadows": shadows})
 
     def _fit(self, features: np.ndarray, members: np.ndarray, shadow: int) -> MLPClassifier:
@@ -90,11 +92,15 @@ class TopK(Attack):
                 f"shadow model {shadow} has {int(members.sum())} members among the {len(members)} records of a half",
                 "the classifier needs members and non-members to learn from: give more records",
             )
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.neural_network import MLPClassifier
+
         rows = features.reshape(-1, self.k)
+        batch_size: Any = min(len(rows), max(16, -(-len(rows) // _MAX_STEPS_PER_EPOCH)))
         classifier = MLPClassifier(
             hidden_layer_sizes=(64,),
             alpha=0.0,
-            batch_size=min(len(rows), max(16, -(-len(rows) // _MAX_STEPS_PER_EPOCH))),
+            batch_size=batch_size,
             learning_rate_init=0.01,
             max_iter=_MAX_EPOCHS,
             tol=5e-4,
