@@ -6,6 +6,8 @@ import re
 
 import numpy as np
 import pytest
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from fastmem.report.artifacts import Fields, load_arrays, load_summary
 from fastmem.report.audit import figures
@@ -128,3 +130,63 @@ def test_densities_integrate_to_one_on_either_axis() -> None:
         places = np.arcsinh(view / width) if width else view
         assert np.allclose(np.diff(places), np.diff(places)[0]), "bins are even on the axis"
         assert figures._density(edges, counts, view, width) @ np.diff(places) == pytest.approx(1)
+
+
+@pytest.fixture
+def painted(monkeypatch):
+    """The figures as matplotlib holds them, by name."""
+    canvases: dict[str, Figure] = {}
+
+    def keep(name, alt, size, paint):
+        canvases[name] = Figure(figsize=size)
+        paint(canvases[name])
+        return Markup("<svg/>")
+
+    monkeypatch.setattr(figures, "draw", keep)
+    return canvases
+
+
+def test_roc_lines_lie_where_the_rates_are(run, painted) -> None:
+    attacks, arrays = run
+    roc_figure(attacks, arrays)
+    (axes,) = painted["roc"].axes
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert axes.get_xlim() == axes.get_ylim() == (1e-5, 1.0)
+    drawn = [(line.get_xdata(), line.get_ydata()) for line in axes.get_lines()]
+    for name in [attack.key for attack in attacks] + [f"{attacks[0].key}__shuffled", f"{attacks[0].key}__never_saw"]:
+        fpr, tpr = arrays[f"roc_{name}_fpr"], arrays[f"roc_{name}_tpr"]
+        x, y = fpr[fpr > 1e-5], np.maximum(tpr[fpr > 1e-5], 1e-6)  # 0 has no place on a logarithmic axis
+        assert any(len(a) == len(x) + 1 and np.array_equal(a[1:], x) and np.array_equal(b[1:], y) for a, b in drawn), (
+            name
+        )
+    assert any(list(x) == [1e-5, 1] and list(y) == [1e-5, 1] for x, y in drawn), "the diagonal"
+    assert len(drawn) == len(attacks) + 3
+    n_out = attacks[0].levels[0.01].n_out
+    assert axes.patches[0].get_bbox().x1 == pytest.approx(1 / n_out), "the shade ends at one non-member"
+
+
+def test_comparison_dots_lie_at_the_rates_and_bars_at_their_intervals(run, painted) -> None:
+    attacks, _ = run
+    comparison_figure(attacks)
+    (axes,) = painted["comparison"].axes
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    rows = dict(zip(labels, axes.get_yticks().tolist(), strict=True))
+    assert [label for label, _ in sorted(rows.items(), key=lambda item: -item[1])] == [a.title for a in attacks]
+    drawn = {(round(float(x), 9), float(y)) for line in axes.get_lines() for x, y in zip(*line.get_data(), strict=True)}
+    lowest = axes.get_xlim()[0]
+    for attack in attacks:
+        tpr = attack.levels[0.01].tpr
+        controls = [control.levels[0.01].tpr.value for control in attack.controls.values()]
+        for value in (tpr.value, tpr.low, tpr.high, *controls):
+            assert (round(max(value, lowest), 9), rows[attack.title]) in drawn
+
+
+def test_histogram_heights_are_shares(run, painted) -> None:
+    attacks, arrays = run
+    histogram_figure(attacks[0], arrays, large=True)
+    (axes,) = painted[f"scores-{attacks[0].key.replace('_', '-')}"].axes
+    outlines = [patch for patch in axes.patches if not patch.get_fill()]
+    for patch, part in zip(outlines, ("out", "in"), strict=True):
+        counts = arrays[f"hist_{attacks[0].key}_{part}"]
+        heights, edges, _ = patch.get_data()
+        assert np.allclose(heights * np.diff(edges), counts / counts.sum())
