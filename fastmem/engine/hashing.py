@@ -49,7 +49,7 @@ def content_key(**ingredients: Any) -> str:
 def _canonical(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         data = np.ascontiguousarray(value)
-        digest = hashlib.sha256(memoryview(data).cast("B") if data.size else b"").hexdigest()
+        digest = hashlib.sha256(data.reshape(-1).view(np.uint8).data if data.size else b"").hexdigest()
         return {"array": digest, "dtype": data.dtype.str, "shape": list(data.shape)}
     if isinstance(value, np.generic):
         return value.item()

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
-from typing import TypeVar
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeVar, cast
 
 import joblib
 import torch
@@ -51,9 +51,10 @@ def run_plan(plan: Plan[Shared, Report], workers: int) -> Iterator[Report]:
         initializer=start_worker,
         initargs=(sys.path,),
     ):
-        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=1, pre_dispatch="2*n_jobs")
+        # One call a batch: joblib's own batching waits to learn how long calls take, and a killed batch costs more.
+        parallel = joblib.Parallel(return_as="generator_unordered", batch_size=cast(str, 1), pre_dispatch="2*n_jobs")
         calls = (joblib.delayed(_work_single_threaded)(plan.work, plan.shared, task) for task in plan.tasks)
-        reports = parallel(calls)
+        reports = cast(Generator[Report, None, None], parallel(calls))
     try:
         with contextlib.closing(reports):
             yield from reports
@@ -65,7 +66,7 @@ def run_plan(plan: Plan[Shared, Report], workers: int) -> Iterator[Report]:
         ) from error
 
 
-def _work_single_threaded(work, shared, task: Task):
+def _work_single_threaded(work: Callable[[Shared, Task], Report], shared: Shared, task: Task) -> Report:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -8,7 +8,7 @@ catches an attack that reads membership off the design instead of off the models
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,11 @@ class Tables:
     population: Signals | None = None
     null: Signals | None = None
     null_population: Signals | None = None
+
+    @classmethod
+    def of(cls, groups: Mapping[str, Signals]) -> Tables:
+        """The tables by the groups of a store: "" (the pool), "population", "null", "null/population"."""
+        return cls(**{group.replace("/", "_") or "pool": signals for group, signals in groups.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +108,7 @@ def evaluate(attack: Attack, tables: Tables, targets: Sequence[int], seed: int) 
 
 def open_tables(store: str) -> Tables:
     """The tables of a signals store; their rows are read, and verified, when an attack asks for them."""
-    names = {"": "pool", "population": "population", "null": "null", "null/population": "null_population"}
-    return Tables(**{names[group]: Signals.open(store, group) for group in stored_groups(store)})
+    return Tables.of({group: Signals.open(store, group) for group in stored_groups(store)})
 
 
 def evaluate_stored(

@@ -7,6 +7,7 @@ the keys of the YAML file.
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import re
 import typing
 from argparse import RawDescriptionHelpFormatter
@@ -18,11 +19,19 @@ import docstring_parser
 import yaml
 from jsonargparse import ActionYesNo, ArgumentError, ArgumentParser
 
-from fastmem.errors import InputError, UnknownNameError
+from fastmem.errors import InputError
 
 __all__ = ["add_options", "from_options", "parse", "plain", "to_yaml"]
 
 Config = TypeVar("Config")
+
+_TYPE_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "dict": "names and values, as in --model-args.hidden [64]",
+}
 
 
 def add_options(parser: ArgumentParser, config: type, groups: Mapping[str, Sequence[str]]) -> None:
@@ -38,7 +47,7 @@ def add_options(parser: ArgumentParser, config: type, groups: Mapping[str, Seque
         _add_fields(parser.add_argument_group(title), config, names)
     for field in dataclasses.fields(config):
         kind = typing.get_type_hints(config)[field.name]
-        if dataclasses.is_dataclass(kind):
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             group = parser.add_argument_group(field.name.capitalize(), _documentation(config)[field.name])
             _add_fields(group, kind, [inner.name for inner in dataclasses.fields(kind)], f"{field.name}.")
 
@@ -49,8 +58,8 @@ def from_options(config: type[Config], options: Any) -> Config:
     for field in dataclasses.fields(config):  # type: ignore[arg-type]
         kind = typing.get_type_hints(config)[field.name]
         value = options[field.name]
-        if dataclasses.is_dataclass(kind):
-            value = from_options(typing.cast(type, kind), value)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            value = from_options(kind, value)
         values[field.name] = dict(value) if isinstance(value, Mapping) else value
     return config(**values)
 
@@ -100,8 +109,10 @@ def _add_fields(group: Any, config: type, names: Sequence[str], prefix: str = ""
         if kinds[name] is bool:
             group.add_argument(option, action=ActionYesNo(no_prefix="no-"), default=default, help=text)
         else:
+            # Names are checked by the config itself, which knows the nearest ones.
+            kind = str if typing.get_origin(kinds[name]) is typing.Literal else kinds[name]
             metavar = name.rpartition("_")[2].upper()
-            group.add_argument(option, type=kinds[name], default=default, help=text, metavar=metavar)
+            group.add_argument(option, type=kind, default=default, help=text, metavar=metavar)
 
 
 def _documentation(config: type) -> dict[str, str]:
@@ -121,15 +132,23 @@ def _dashed(argument: str, known: Sequence[str]) -> str:
 
 def _input_error(text: str, known: Sequence[str], prog: str) -> InputError:
     """What the parser says about an option, as an error that names it, the value and the remedy."""
-    line = " ".join(text.split())
+    line = " ".join(text.split()).rstrip(".")
+    see = f"see {prog} --help"
     if unknown := re.match(r"[Uu]nrecognized arguments: (\S+)", line):
         option = unknown[1].partition("=")[0]
-        if option.startswith("--"):
-            return UnknownNameError(prog, option, [name for name in known if name.startswith("--")])
-        return InputError(prog, f"unexpected {unknown[1]!r}", f"options begin with --; see {prog} --help")
+        if not option.startswith("--"):
+            return InputError(prog, f"unexpected {unknown[1]!r}", f"options begin with --; {see}")
+        near = difflib.get_close_matches(option, known, n=3)
+        return InputError(option, "no such option", (f"did you mean {' or '.join(near)}? " if near else "") + see)
     if wrong := re.match(r'Parser key "([^"]+)":? (.*)', line):
-        return InputError(f"--{wrong[1].replace('_', '-')}", wrong[2].rstrip("."), f"see {prog} --help")
-    return InputError(prog, line.rstrip("."), f"see {prog} --help")
+        option = f"--{wrong[1].replace('_', '-')}"
+        value = re.search(r"(?:Got|Given) value: (.*)", wrong[2])
+        types = {str(name) for name in re.findall(r"Expected an? <class '(\w+)'>", wrong[2])} - {"NoneType"}
+        if value and types:
+            wanted = " or ".join(sorted(_TYPE_WORDS.get(name, name) for name in types))
+            return InputError(option, f"{value[1]!r}", f"give {wanted}; {see}")
+        return InputError(option, wrong[2], see)
+    return InputError(prog, line, see)
 
 
 class HelpFormatter(RawDescriptionHelpFormatter):

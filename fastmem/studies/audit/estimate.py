@@ -154,26 +154,19 @@ def _query_seconds(job: Job, cohort: Cohort) -> float:
 
 def _attack_seconds(plan: AuditPlan) -> float:
     """Seconds of all attacks and controls in one process, from a few made-up records in as many models."""
-    rng = np.random.default_rng(0)
-
-    def made_up(cohort: Cohort, table: int) -> Signals:
-        keep = cohort.tables[table].keep[:, :_MEASURED_RECORDS]
-        logits = rng.normal(size=(*keep.shape, plan.num_queries, plan.job.num_classes))
-        return Signals(cohort.tables[table].y[:_MEASURED_RECORDS], keep, logits)
-
-    shadow, null = plan.job.cohorts["shadow"], plan.job.cohorts.get("null")
-    tables = Tables(
-        pool=made_up(shadow, 0),
-        population=made_up(shadow, 1) if len(shadow.tables) > 1 else None,
-        null=made_up(null, 0) if null else None,
-        null_population=made_up(null, 1) if null and len(null.tables) > 1 else None,
-    )
-    for name in plan.job.stats:  # the run reads them from disk
-        tables.pool.stat(name)
+    tables: dict[str, Signals] = {}
+    for cohort in plan.job.cohorts.values():
+        for table in cohort.tables:
+            keep, labels = table.keep[:, :_MEASURED_RECORDS], table.y[:_MEASURED_RECORDS]
+            logits = np.random.default_rng(0).normal(size=(*keep.shape, plan.num_queries, plan.job.num_classes))
+            signals = Signals(labels, keep, logits)
+            stats = {name: signals.stat(name) for name in plan.job.stats}  # the run reads them, too
+            tables[table.group] = Signals(labels, keep, stats=stats)
     start = time.perf_counter()
     for attack in plan.attacks.values():
-        evaluate(attack, tables, plan.targets, 0)
-    return (time.perf_counter() - start) * max(1.0, len(shadow.tables[0].y) / tables.pool.num_samples)
+        evaluate(attack, Tables.of(tables), plan.targets, 0)
+    scale = len(plan.split.pool_index) / tables[""].num_samples
+    return (time.perf_counter() - start) * scale
 
 
 def _memory(plan: AuditPlan) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from fastmem.data import make_queries
 from fastmem.errors import StoreError
@@ -14,7 +16,10 @@ from fastmem.signals.stored import open_table, stored_groups
 from fastmem.studies.audit.plan import Cohort, Job, Table
 from fastmem.training import load_checkpoint
 
-__all__ = ["checkpoint_path", "load_saved", "missing_rows", "open_writer", "prepare_store"]
+__all__ = ["METADATA", "checkpoint_path", "load_saved", "missing_rows", "open_writer", "prepare_store"]
+
+# Where a saved model says what it is.
+METADATA = "fastmem_audit"
 
 
 def prepare_store(job: Job) -> bool:
@@ -68,13 +73,14 @@ def checkpoint_path(job: Job, model: int) -> Path:
     return Path(job.models) / f"{model:04d}.safetensors"
 
 
-def load_saved(job: Job, cohort: Cohort, model: int) -> dict | None:
+def load_saved(job: Job, cohort: Cohort, model: int) -> dict[str, Tensor] | None:
     """The saved state of a model, or None if it is absent, damaged or of another key."""
     try:
         state, metadata = load_checkpoint(checkpoint_path(job, model))
     except StoreError:
         return None
-    return state if metadata.get("key") == cohort.keys[model] else None
+    about = json.loads(metadata.get(METADATA, "{}"))
+    return state if about.get("key") == cohort.keys[model] else None
 
 
 def _prepare_table(job: Job, table: Table) -> bool:

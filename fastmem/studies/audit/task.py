@@ -8,6 +8,7 @@ trained again.
 from __future__ import annotations
 
 import functools
+import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from fastmem.errors import FastmemError, InputError
 from fastmem.models import build_model
 from fastmem.signals.query import query_model
 from fastmem.studies.audit.plan import Cohort, Job, Table
-from fastmem.studies.audit.store import checkpoint_path, load_saved, open_writer
+from fastmem.studies.audit.store import METADATA, checkpoint_path, load_saved, open_writer
 from fastmem.training import load_into, save_checkpoint, train_models
 
 __all__ = ["TaskReport", "train_and_query"]
@@ -72,12 +73,14 @@ def train(job: Job, cohort: Cohort, models: Sequence[int]) -> dict[int, dict[str
     )
     for model, result in zip(models, trained, strict=True):
         if cohort.keep_models:
-            metadata = {
+            about = {
                 "key": cohort.keys[model],
                 "model": f"{cohort.name} {model}",
-                "epochs_run": str(result.epochs_run),
-                "train_accuracy": repr(result.train_accuracy),
+                "epochs_run": result.epochs_run,
+                "train_accuracy": result.train_accuracy,
             }
+            # One entry: safetensors writes several in an order of its own, and equal runs should give equal bytes.
+            metadata = {METADATA: json.dumps(about)}
             save_checkpoint(checkpoint_path(job, model), result.state, metadata)
     return {model: result.state for model, result in zip(models, trained, strict=True)}
 
