@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import fastmem.ops
-from fastmem.ops import use_backend
+from fastmem.ops import _registry, use_backend
 from fastmem.ops._registry import BACKEND_NAMES
 
 
@@ -27,6 +28,15 @@ class Implementation:
 
     def __str__(self) -> str:
         return f"{self.backend}-{self.device}"
+
+
+def stand_in_for_native(monkeypatch: pytest.MonkeyPatch, op: str, **changes: Any) -> None:
+    """The reference's functions under the name "cpu", some of them changed: what ``auto`` takes then."""
+    known = _registry._implementations(op).backends["reference"]
+    replaced = _registry._Implementations(loaded=True)
+    replaced.add(known)
+    replaced.add(dataclasses.replace(known, name="cpu", priority=1000, **changes))
+    monkeypatch.setitem(_registry._operators, op, replaced)
 
 
 def implementations(op: str, *example: torch.Tensor) -> list[Any]:

@@ -6,6 +6,7 @@ Nothing here is shared with fastmem. It uses the textbook sums, which cancel; 64
 
 from __future__ import annotations
 
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,6 +143,15 @@ def assert_close(actual: Tensor, expected: Any, tolerance: Any) -> None:
     error = np.abs(np.where(finite, values, 0) - np.where(finite, expected, 0))
     bad = ~(error <= np.broadcast_to(tolerance, error.shape)) & finite
     assert not bad.any(), f"off by {error[bad]} at {np.argwhere(bad).tolist()}: got {values}, expected {expected}"
+
+
+def unit_roundoff(dtype: torch.dtype) -> float:
+    """What storing a gradient in a half precision may change, relatively; nothing for the wider dtypes here.
+
+    Triton's interpreter cuts bfloat16 off where a GPU rounds, which costs it one bit more.
+    """
+    truncates = os.environ.get("TRITON_INTERPRET") == "1"
+    return {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-7 if truncates else 2.0**-8}.get(dtype, 0.0)
 
 
 def largest_finite(*operands: Tensor) -> float:

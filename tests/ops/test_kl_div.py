@@ -15,7 +15,7 @@ from fastmem.ops._registry import select
 from fastmem.ops.reference import kl_div as reference
 
 from . import oracle
-from .implementations import Implementation, implementations
+from .implementations import Implementation, implementations, stand_in_for_native
 from .strategies import DTYPES, LAYOUTS, PROPERTY, LogitPair, far_apart, logit_pairs
 
 INF, NAN = float("inf"), float("nan")
@@ -59,7 +59,7 @@ def check_against_oracle(pair: LogitPair, device: str) -> None:
     weights = torch.randn(kl.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(kl)
     dp, dq = torch.autograd.grad(kl, (p, q), weights)
     exact_p, exact_q, norm_p, norm_q = oracle.kl_div_gradients(p, q, pair.temperature, weights)
-    rounding = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}.get(pair.dtype, 0.0)
+    rounding = oracle.unit_roundoff(pair.dtype)
     for gradient, exact, norm, operand in ((dp, exact_p, norm_p, p), (dq, exact_q, norm_q, q)):
         assert gradient.shape == operand.shape
         assert gradient.dtype == operand.dtype
@@ -108,6 +108,39 @@ def test_broadcasting_reads_and_sums(
         check_against_oracle(pair, run_on.device)
 
 
+BROKEN_KERNELS = {
+    "sides swapped": {"forward": lambda p, q, t: reference.forward(q, p, t)},
+    "temperature ignored": {"forward": lambda p, q, t: reference.forward(p, q, 1.0)},
+    "an absent class of p skipped": {"forward": lambda p, q, t: reference.forward(p.clamp(min=-50), q, t)},
+    "gradient without 1/T": {"backward": lambda *a: reference.backward(a[0] * a[7], *a[1:])},
+    "gradient of one of the broadcast rows": {
+        "backward": lambda g, p, q, *a: reference.backward(g.cumsum(-1).eq(g[..., :1]) * g, p, q, *a)
+    },
+    "finite gradient of an infinite KL": {"backward": lambda *a: [g.nan_to_num() for g in reference.backward(*a)]},
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_KERNELS)
+def test_broken_kernels_are_caught(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pairs = [
+        LogitPair((3, 1, 9), (3, 4, 9), "contiguous", "contiguous", temper, torch.float32, 2.0, 5)
+        for temper in ("ordinary", "masked", "special", "offset")
+    ] + [LogitPair((4, 9), (4, 9), "contiguous", "contiguous", "close", torch.float32, 1.0, 5)]
+    stand_in_for_native(monkeypatch, "kl_div")
+    for pair in pairs:
+        check_against_oracle(pair, "cpu")
+    stand_in_for_native(monkeypatch, "kl_div", **BROKEN_KERNELS[broken])
+    assert any(_fails(pair) for pair in pairs)
+
+
+def _fails(pair: LogitPair) -> bool:
+    try:
+        check_against_oracle(pair, "cpu")
+    except AssertionError:
+        return True
+    return False
+
+
 # --- the accuracy contract --------------------------------------------------------------------------------------------
 
 
@@ -130,20 +163,29 @@ def contract_violation(function: Callable[[Tensor, Tensor], Tensor], p: Tensor, 
     return float(error[covered].max())
 
 
+def gradient_violation(function: Callable[[Tensor, Tensor], Tensor], p: Tensor, q: Tensor) -> float:
+    """The worst error of a row of either gradient, relative to the row's norm."""
+    p, q = p.clone().requires_grad_(), q.clone().requires_grad_()
+    grad = torch.ones(len(p), device=p.device)
+    gradients = torch.autograd.grad(function(p, q), (p, q), grad)
+    *exact, norm_p, norm_q = oracle.kl_div_gradients(p, q, 1.0, grad)
+    worst = 0.0
+    for gradient, expected, norm in zip(gradients, exact, (norm_p, norm_q), strict=True):
+        error = np.linalg.norm(gradient.double().cpu().numpy() - expected, axis=-1, keepdims=True)
+        worst = max(worst, float((error / norm).max()))
+    return worst
+
+
 @pytest.mark.parametrize("offset", [0.0, 100.0])
 @pytest.mark.parametrize("num_classes", [10, 100, 1000, 50257])
 def test_accuracy_contract(run_on: Implementation, num_classes: int, offset: float) -> None:
+    if run_on.interpreted and num_classes > 1000 and offset == 0:
+        pytest.skip("Triton's interpreter takes half a minute for one of these; the harder one has to do")
     rows = 1 if run_on.interpreted or num_classes > 1000 else 10
     p, q = (operand.to(run_on.device) for operand in contract_rows(num_classes, offset, rows))
     assert contract_violation(kl_div, p, q) <= 1e-5
 
-    p.requires_grad_(), q.requires_grad_()
-    grad = torch.ones(len(p), device=run_on.device)
-    gradients = torch.autograd.grad(kl_div(p, q), (p, q), grad)
-    *exact, norm_p, norm_q = oracle.kl_div_gradients(p, q, 1.0, grad)
-    for gradient, expected, norm in zip(gradients, exact, (norm_p, norm_q), strict=True):
-        error = np.linalg.norm(gradient.double().cpu().numpy() - expected, axis=-1, keepdims=True)
-        assert (error / norm).max() <= 1e-5
+    assert gradient_violation(kl_div, p, q) <= 1e-5
 
 
 @pytest.mark.parametrize("num_classes", [10, 1000])
@@ -154,6 +196,7 @@ def test_the_contract_catches_the_textbook_form(num_classes: int) -> None:
 
     p, q = contract_rows(num_classes, 0.0, 10)
     assert contract_violation(textbook, p, q) > 1e-3
+    assert gradient_violation(textbook, p, q) > 1e-4
 
 
 @pytest.mark.parametrize("peak", [5.0, 20.0, 200.0])
@@ -250,9 +293,10 @@ def test_gradcheck(run_on: Implementation, p_shape: tuple[int, ...], q_shape: tu
         torch.randn(shape, generator=rng, dtype=torch.float64).to(run_on.device).requires_grad_()
         for shape in (p_shape, q_shape)
     )
-    assert torch.autograd.gradcheck(lambda p, q: kl_div(p, q, 1.7), (p, q), fast_mode=p.numel() > 40)
-    assert torch.autograd.gradcheck(lambda p: kl_div(p, q.detach()), (p,), fast_mode=p.numel() > 40)
-    assert torch.autograd.gradcheck(lambda q: kl_div(p.detach(), q), (q,), fast_mode=p.numel() > 40)
+    fast = run_on.interpreted or p.numel() > 40
+    assert torch.autograd.gradcheck(lambda p, q: kl_div(p, q, 1.7), (p, q), fast_mode=fast)
+    assert torch.autograd.gradcheck(lambda p: kl_div(p, q.detach()), (p,), fast_mode=fast)
+    assert torch.autograd.gradcheck(lambda q: kl_div(p.detach(), q), (q,), fast_mode=fast)
 
 
 @settings(PROPERTY, max_examples=60)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from fastmem.ops._registry import select
 from fastmem.ops.reference import logit_stats as reference
 
 from . import oracle
-from .implementations import Implementation, implementations
+from .implementations import Implementation, implementations, stand_in_for_native
 from .strategies import DTYPES, LAYOUTS, PROPERTY, LabelledLogits, far_apart, labelled_logits
 
 INF, NAN = float("inf"), float("nan")
@@ -62,7 +63,7 @@ def check_against_oracle(case: LabelledLogits, device: str) -> None:
 def check_gradients(logits: Tensor, labels: Tensor, stats: LogitStats, relative: float, absolute: float) -> None:
     rng = torch.Generator().manual_seed(1)
     weights = [torch.randn(stat.shape, generator=rng, dtype=torch.float64).to(stat) for stat in stats]
-    rounding = {torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}.get(logits.dtype, 0.0)
+    rounding = oracle.unit_roundoff(logits.dtype)
     for used in ([0, 1, 2, 3, 4], [0], [1], [3, 4]):  # which statistics a loss uses
         (gradient,) = torch.autograd.grad(
             [stats[i] for i in used], logits, [weights[i] for i in used], retain_graph=True
@@ -96,6 +97,48 @@ def test_matches_the_definition_in_small(run_on: Implementation, case: LabelledL
 def test_every_layout_and_dtype(run_on: Implementation, layout: str, dtype: torch.dtype, num_classes: int) -> None:
     shape = (3, 2, num_classes) if not run_on.interpreted else (2, 1, num_classes)
     check_against_oracle(LabelledLogits(shape, (1,), layout, "ordinary", dtype, 3), run_on.device)
+
+
+def _with(index: int, change: Callable[[Any], Any]) -> Callable[..., tuple[Any, ...]]:
+    """The reference's forward pass with one of its five results changed."""
+
+    def forward(*args: Any) -> tuple[Any, ...]:
+        return tuple(change(stat) if i == index and stat is not None else stat for i, stat in enumerate(right(*args)))
+
+    right = reference.forward
+    return forward
+
+
+BROKEN_KERNELS = {
+    "margin of the first class": {"forward": lambda z, y, m: reference.forward(z, 0 * y, m)},
+    "loss by way of the probability": {"forward": _with(1, lambda loss: -torch.log(torch.exp(-loss)))},
+    "hinge against all classes": {"forward": _with(2, lambda hinge: hinge.clamp(max=0))},
+    "max_prob slightly off": {"forward": _with(3, lambda prob: prob * 0.999)},
+    "entropy in bits": {"forward": _with(4, lambda entropy: entropy / np.log(2))},
+    "gradient of the margin alone": {"backward": lambda g, z, y: reference.backward((g[0], *[None] * 4), z, y)},
+    "finite gradient of an infinite margin": {"backward": lambda g, z, y: reference.backward(g, z, y).nan_to_num()},
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN_KERNELS)
+def test_broken_kernels_are_caught(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = [
+        LabelledLogits((4, 9), (4,), "contiguous", temper, torch.float32, 5)
+        for temper in ("ordinary", "extreme", "masked", "special")
+    ]
+    stand_in_for_native(monkeypatch, "logit_stats")
+    for case in cases:
+        check_against_oracle(case, "cpu")
+    stand_in_for_native(monkeypatch, "logit_stats", **BROKEN_KERNELS[broken])
+    assert any(_fails(case) for case in cases)
+
+
+def _fails(case: LabelledLogits) -> bool:
+    try:
+        check_against_oracle(case, "cpu")
+    except AssertionError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("margin", [-80.0, -30.0, -1.0, 0.0, 1.0, 10.0, 30.0, 80.0])
@@ -212,8 +255,9 @@ def test_gradcheck(run_on: Implementation, shape: tuple[int, ...]) -> None:
     rng = torch.Generator().manual_seed(0)
     logits = torch.randn(shape, generator=rng, dtype=torch.float64).to(run_on.device).requires_grad_()
     labels = torch.randint(shape[-1], shape[:-1], generator=rng).to(run_on.device)
-    assert torch.autograd.gradcheck(lambda z: tuple(logit_stats(z, labels)), (logits,), fast_mode=logits.numel() > 40)
-    assert torch.autograd.gradcheck(lambda z: logit_margin(z, labels), (logits,), fast_mode=logits.numel() > 40)
+    fast = run_on.interpreted or logits.numel() > 40
+    assert torch.autograd.gradcheck(lambda z: tuple(logit_stats(z, labels)), (logits,), fast_mode=fast)
+    assert torch.autograd.gradcheck(lambda z: logit_margin(z, labels), (logits,), fast_mode=fast)
 
 
 @settings(PROPERTY, max_examples=60)
