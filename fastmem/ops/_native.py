@@ -13,7 +13,10 @@ from types import ModuleType
 
 import torch
 
-__all__ = ["NativeUnavailable", "cpu_module", "cuda_module", "why_no_cpu", "why_no_cuda"]
+__all__ = ["DTYPE_CODES", "NativeUnavailable", "cpu_module", "cuda_module", "why_no_cpu", "why_no_cuda"]
+
+#: How the native modules name element types (csrc/common/dtype.h).
+DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
 class NativeUnavailable(ImportError):  # noqa: N818 - a state of the machine, not a mistake

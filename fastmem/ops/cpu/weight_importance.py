@@ -6,11 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastmem.ops._native import cpu_module, why_no_cpu
+from fastmem.ops._native import DTYPE_CODES, cpu_module, why_no_cpu
 from fastmem.ops._registry import Backend, register
 from fastmem.ops.weight_importance import KINDS
-
-_DTYPE_CODES = {torch.float32: 0, torch.float64: 1, torch.float16: 2, torch.bfloat16: 3}
 
 
 def forward(
@@ -22,7 +20,7 @@ def forward(
         addresses(weights),
         addresses(gradients),
         np.array([weight.numel() for weight in weights], dtype=np.int64),
-        _DTYPE_CODES[weights[0].dtype],
+        DTYPE_CODES[weights[0].dtype],
         KINDS.index(kind),
         scale,
         overwrite,
