@@ -7,6 +7,7 @@
 namespace fastmem::cpu {
 void bind_kl_div(pybind11::module_& module);
 void bind_lira_moments(pybind11::module_& module);
+void bind_logit_stats(pybind11::module_& module);
 void bind_rmia(pybind11::module_& module);
 void bind_weight_importance(pybind11::module_& module);
 }  // namespace fastmem::cpu
@@ -17,6 +18,7 @@ PYBIND11_MODULE(_cpu, module) {
   bind_isa(module);
   bind_kl_div(module);
   bind_lira_moments(module);
+  bind_logit_stats(module);
   bind_rmia(module);
   bind_weight_importance(module);
 }

@@ -10,7 +10,7 @@ FASTMEM_INLINE V importance(V w, V g) {
   const V factor = kKind == Importance::kAbsG || kKind == Importance::kSqG ? g : g * w;
   if constexpr (kKind == Importance::kSqGW || kKind == Importance::kSqG) return factor * factor;
   if constexpr (kKind == Importance::kGW) return factor;
-  return factor < V{} ? -factor : factor;
+  return abs(factor);
 }
 
 template <class Stored, Importance kKind, bool kOverwrite>
@@ -20,7 +20,7 @@ void accumulate(const ImportancePiece& piece, double scale) {
   T* score = static_cast<T*>(piece.score);
   const Stored* weight = static_cast<const Stored*>(piece.weight);
   const Stored* gradient = static_cast<const Stored*>(piece.gradient);
-  const Vec<T> factor = broadcast(static_cast<T>(scale));
+  const Vec<T> factor = static_cast<T>(scale);
   int64_t i = 0;
   for (; i + kStep <= piece.count; i += kStep) {
     const Vec<T> added = factor * importance<kKind>(load(weight + i), load(gradient + i));
@@ -75,16 +75,16 @@ int64_t collect_candidates(const float* scores, int64_t count, uint32_t lower, u
                            uint16_t* indices) {
   constexpr int kStep = kLanes<float>;
   constexpr uint32_t kInfinityBits = 0x7f800000;
-  const Vec<uint32_t> bound = Vec<uint32_t>{} + lower, infinity = Vec<uint32_t>{} + kInfinityBits;
-  Mask<float> invalid{};
+  Bits32 highest{};
   int64_t found = 0;
   int64_t i = 0;
+  const auto larger = [](auto a, auto b) __attribute__((always_inline)) { return a > b ? a : b; };
   const auto block = [&](Vec<float> values, int lanes) __attribute__((always_inline)) {
     // Adding zero turns -0 into 0; the bits of numbers from 0 to infinity are ordered as the
     // numbers are.
-    const auto ordered = bit_cast<Vec<uint32_t>>(values + Vec<float>{});
-    invalid |= ordered > infinity;
-    if (!any(ordered >= bound)) return;
+    const auto ordered = bit_cast<Bits32>(values + 0);
+    highest = ordered > highest ? ordered : highest;
+    if (reduce(ordered, larger) < lower) return;
     for (int lane = 0; lane < lanes; ++lane) {
       // Written always and counted when it belongs: which of them belong is not predictable.
       bits[found] = ordered[lane];
@@ -94,7 +94,7 @@ int64_t collect_candidates(const float* scores, int64_t count, uint32_t lower, u
   };
   for (; i + kStep <= count; i += kStep) block(load(scores + i), kStep);
   if (i < count) block(load_first(scores + i, count - i), static_cast<int>(count - i));
-  return any(invalid) ? -1 : found;
+  return reduce(highest, larger) > kInfinityBits ? -1 : found;
 }
 
 }  // namespace fastmem::cpu::FASTMEM_ISA
