@@ -30,25 +30,28 @@ Start with: fastmem audit
 
 _AUDIT_HELP = """Which records of a data set can an attacker name as training data of a model?
 
-Trains many models, each on a random half of a pool of records, so that for every record some models saw it and some did
-not. Each model is attacked in turn with the help of all the others, by every membership attack asked for. Shows how
-many members an attacker finds at few false alarms, beside two controls where there is nothing to find, and writes a
-report. A run that was interrupted continues when the same command is given again.
+Trains many models, each on a random half of a pool of records, so that for
+every record some models saw it and some did not. Each model is attacked in
+turn with the help of all the others, by every membership attack asked for.
+Shows how many members an attacker finds at few false alarms, beside two
+controls where there is nothing to find, and writes a report. A run that was
+interrupted continues when the same command is given again.
 
 examples:
-  fastmem audit                                       scikit-learn's digits, 64 models
-  fastmem audit --data fashion-mnist --data-root ~/data --pool 10000
-  fastmem audit --data cifar10 --model resnet18 --num-models 16 --recipe.epochs 30 --queries flip
+  fastmem audit                    scikit-learn's digits, 64 models
+  fastmem audit --data fashion-mnist --data-root ~/data
+  fastmem audit --data cifar10 --model resnet18 --num-models 16 --queries flip
   fastmem audit --data records.npz --model package.module:Net --dry-run"""
 
 _ATTACK_HELP = """Membership attacks on what models said, without training anything.
 
-Give the folder of an audit, or three arrays: logits [M, N, C] of M models on N records, keep [M, N] (who trained on
-what) and labels [N]. Each model is the target once, all others are the attacker's.
+Give the folder of an audit, or three arrays: logits [M, N, C] of M models on
+N records, keep [M, N] (who trained on what) and labels [N]. Each model is the
+target once, all others are the attacker's.
 
 examples:
   fastmem attack --logits logits.npy --keep keep.npy --labels labels.npy
-  fastmem attack --signals runs/audit-digits --attacks lira_online,rmia_online --out runs/again"""
+  fastmem attack --signals runs/audit-digits --attacks lira_online,rmia_online"""
 
 _REPORT_HELP = """usage: fastmem report DIR
 

@@ -69,21 +69,18 @@ def answer_sentence(attacks: Attacks, num_models: int, needs_references: Mapping
     helpers = f"with {num_models - 1} shadow models" if needs_references[key] else "without shadow models"
     level = entry["tpr_at_fpr"][_LEVEL]
     if not level["resolvable"]:
-        return _answer_by_auc(entry, helpers)
+        return _answer_by_auc(entry, helpers, "there are too few records to resolve 1% false positives")
     found = (
         f"{percent(level['tpr'])} of the training records ({_span(level)}) at {percent(level['realised_fpr'])} false "
-        f"positives by {entry['title']}"
+        f"positives"
     )
-    beside = _beside(attacks, key, level)
     if level["low"] <= level["realised_fpr"]:
-        return (
-            f"No memorisation was found: an attacker {helpers} names {found}, no more than chance ({beside}); "
-            "a stronger attack or more models may still find some."
-        )
+        return _answer_by_auc(entry, helpers, f"it names {found}, which may be chance")
     verdict = (
         "this model memorises" if level["tpr"] >= _MEMORISES * level["realised_fpr"] else "this model leaks a little"
     )
-    return f"An attacker {helpers} names {found} ({beside}): {verdict}."
+    beside = _beside(attacks, key, level)
+    return f"An attacker {helpers} names {found} by {entry['title']} ({beside}): {verdict}."
 
 
 def control_warnings(attacks: Attacks) -> list[str]:
@@ -116,15 +113,15 @@ def _beside(attacks: Attacks, key: str, level: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _answer_by_auc(entry: Mapping[str, Any], helpers: str) -> str:
+def _answer_by_auc(entry: Mapping[str, Any], helpers: str, caveat: str) -> str:
+    """What can be said where few false positives say nothing: how well the attack ranks."""
     found = (
-        f"an attacker {helpers} ranks a training record above another with probability {entry['auc']:.3f} "
+        f"an attacker {helpers} ranks a training record above another record with probability {entry['auc']:.3f} "
         f"({entry['auc_low']:.3f}-{entry['auc_high']:.3f}) by {entry['title']}, chance 0.5"
     )
-    few = "there are too few records to resolve 1% false positives"
     if entry["auc_low"] <= 0.5:
-        return f"No memorisation was found: {found}; {few}."
-    return f"{found[0].upper()}{found[1:]}: this model leaks; {few}."
+        return f"No memorisation was found: {found}; {caveat}. A stronger attack or more models may still find some."
+    return f"{found[0].upper()}{found[1:]}: this model leaks; {caveat}."
 
 
 def _span(level: Mapping[str, Any]) -> str:

@@ -85,4 +85,5 @@ class Terminal:
             self.say(f"{name}: {count} of {total}, about {left:.0f} s left")
 
         yield advance
-        self.say(f"{name}: {count} of {total} in {time.perf_counter() - start:.1f} s")
+        if total > 1:
+            self.say(f"{name}: {count} of {total} in {time.perf_counter() - start:.1f} s")

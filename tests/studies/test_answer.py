@@ -40,9 +40,15 @@ def test_a_small_leak_is_called_small() -> None:
 
 
 def test_nothing_found_is_said_without_promising_safety() -> None:
-    sentence = answer_sentence({"lira_online": _entry(0.011, 0.008, 0.014)}, 64, _REFERENCES)
+    sentence = answer_sentence({"lira_online": _entry(0.011, 0.008, 0.014, auc=0.505)}, 64, _REFERENCES)
     assert sentence.startswith("No memorisation was found")
     assert "may still find some" in sentence
+
+
+def test_a_leak_that_only_the_ranking_shows_is_not_called_none() -> None:
+    sentence = answer_sentence({"lira_online": _entry(0.04, 0.0, 0.11, auc=0.845)}, 8, _REFERENCES)
+    assert "probability 0.845 (0.835-0.855)" in sentence
+    assert "this model leaks; it names 4.0% of the training records (0.0-11.0%) at 1.0% false positives" in sentence
 
 
 def test_too_few_records_are_answered_by_the_auc() -> None:

@@ -130,7 +130,11 @@ def _try(attack: Attack, tables: Tables) -> None:
     inside = pool.keep.sum(axis=0)
     scarce = np.argsort(np.minimum(inside, pool.num_models - inside), kind="stable")[:_TRIED_RECORDS]
     compared = population.rows(slice(_TRIED_RECORDS)) if population is not None else None
-    attack(pool.rows(scarce), None, compared if attack.needs_population else None)
+    try:
+        attack(pool.rows(scarce), None, compared if attack.needs_population else None)
+    except InputError:
+        # Once more on everything: either it was for the few records only, or the message names the right one.
+        attack(pool, None, population if attack.needs_population else None)
 
 
 def _row_bytes(given: Tables, stats: tuple[str, ...]) -> int:

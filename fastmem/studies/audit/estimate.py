@@ -17,7 +17,7 @@ from fastmem.report.tables import count, duration
 from fastmem.signals import Signals
 from fastmem.signals.statistics import trailing_shape
 from fastmem.studies.audit.plan import AuditPlan, Cohort, Job
-from fastmem.studies.audit.task import build, query, train
+from fastmem.studies.audit.task import build, query, try_training
 from fastmem.studies.membership import Tables, evaluate
 
 __all__ = ["Estimate", "bytes_on_disk", "bytes_there", "estimate"]
@@ -101,7 +101,7 @@ def estimate(plan: AuditPlan) -> Estimate:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        step_seconds = _step_seconds(job, cohort)
+        step_seconds = _step_seconds(job)
         query_seconds = _query_seconds(job, cohort)
         attack_seconds = _attack_seconds(plan)
     finally:
@@ -120,23 +120,12 @@ def estimate(plan: AuditPlan) -> Estimate:
     )
 
 
-def _step_seconds(job: Job, cohort: Cohort) -> float:
+def _step_seconds(job: Job) -> float:
     """Seconds a training step takes: the difference of two trainings, so that what comes once a model drops out."""
-    size = min(job.recipe.batch_size, len(cohort.x))
-    short = replace(cohort, keep_models=False, train=np.arange(len(cohort.x))[None, :] < size, held_out=None)
     seconds = []
-    for epochs in (1, 1, 1 + _MEASURED_STEPS):  # the first is the warm-up
-        recipe = replace(
-            job.recipe,
-            epochs=epochs,
-            schedule="constant",
-            milestones=(),
-            warmup_epochs=0.0,
-            patience=None,
-            stop_at_train_accuracy=None,
-        )
+    for steps in (1, 1, 1 + _MEASURED_STEPS):  # the first is the warm-up
         start = time.perf_counter()
-        train(replace(job, recipe=recipe), short, [0])
+        try_training(job, steps)
         seconds.append(time.perf_counter() - start)
     return max(seconds[2] - seconds[1], 1e-6) / _MEASURED_STEPS
 

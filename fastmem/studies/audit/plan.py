@@ -12,6 +12,7 @@ from typing import Any
 import joblib
 import numpy as np
 import torch
+from torch import nn
 
 from fastmem.attacks import ATTACKS, make_attack
 from fastmem.data import Dataset, Split, load_dataset, make_design, make_queries, split_records
@@ -143,6 +144,7 @@ class AuditPlan:
         job: What the tasks share.
         workers: Processes.
         parameters: Trainable values of one model.
+        dense: Whether all of them are in linear layers.
     """
 
     config: AuditConfig
@@ -153,12 +155,15 @@ class AuditPlan:
     job: Job
     workers: int
     parameters: int
+    dense: bool
 
     @property
     def rows_per_task(self) -> int:
-        """Models that a task trains: one, but for networks so small that a pack of them takes a second or so."""
+        """Models that a task trains: one, but for perceptrons so small that a pack of them takes a second or so."""
+        if not self.dense:
+            return 1
         records = self.job.cohorts["shadow"].train.sum(axis=1).mean()
-        # Forward and backward cost about six operations a weight and record, in a dense network.
+        # Forward and backward cost about six operations a weight and record.
         operations = 6 * self.parameters * records * self.config.recipe.epochs
         return int(np.clip(_TASK_OPERATIONS / operations, 1, _LARGEST_PACK))
 
@@ -191,7 +196,7 @@ def make_plan(config: AuditConfig) -> AuditPlan:
     attacks = _attacks(config)
     dataset = load_dataset(config.data, config.data_root)
     split = split_records(dataset, config.pool, config.population, config.bystanders, config.seed)
-    config = _resolved(config, split, device)
+    config = _resolved(config, split)
     attacks = _possible(attacks, config)
     make_queries(config.queries, dataset.input_shape)
     model = build_model(config.model, dataset.input_shape, dataset.num_classes, 0, **config.model_args)
@@ -215,7 +220,15 @@ def make_plan(config: AuditConfig) -> AuditPlan:
     )
     job = replace(job, cohorts={cohort.name: cohort for cohort in _cohorts(config, split, job)})
     return AuditPlan(
-        config, dataset, dataset.fingerprint(), split, attacks, job, config.workers or 1, count_parameters(model)
+        config,
+        dataset,
+        dataset.fingerprint(),
+        split,
+        attacks,
+        job,
+        config.workers or (1 if device == "cuda" else joblib.cpu_count()),
+        count_parameters(model),
+        all(isinstance(module, nn.Linear) or not list(module.parameters(recurse=False)) for module in model.modules()),
     )
 
 
@@ -235,8 +248,8 @@ def _attacks(config: AuditConfig) -> dict[str, Any]:
     return {key: make_attack(key) for key in keys}
 
 
-def _resolved(config: AuditConfig, split: Split, device: str) -> AuditConfig:
-    """The config with every default that depends on the data or the machine filled in."""
+def _resolved(config: AuditConfig, split: Split) -> AuditConfig:
+    """The config with every default that depends on the data filled in."""
     model_args = dict(config.model_args)
     if config.model == "mlp" and "hidden" not in model_args and split.pool.x[0].numel() <= _FEW_INPUTS:
         model_args["hidden"] = _FEW_INPUTS_HIDDEN
@@ -248,7 +261,6 @@ def _resolved(config: AuditConfig, split: Split, device: str) -> AuditConfig:
         bystanders=bystanders,
         null_models=config.null_models if bystanders else 0,
         model_args=model_args,
-        workers=config.workers or (1 if device == "cuda" else joblib.cpu_count()),
     )
 
 

@@ -20,7 +20,7 @@ from fastmem.studies.audit.config import AuditConfig
 from fastmem.studies.audit.estimate import bytes_on_disk, bytes_there
 from fastmem.studies.audit.plan import AuditPlan, make_plan
 from fastmem.studies.audit.store import missing_rows, prepare_store
-from fastmem.studies.audit.task import train_and_query
+from fastmem.studies.audit.task import train_and_query, try_training
 from fastmem.studies.membership import Outcome, evaluate_stored
 from fastmem.studies.results import OUTPUTS, mask_counts, spread, write_config, write_results
 from fastmem.studies.terminal import Terminal
@@ -68,6 +68,7 @@ def run_audit(config: AuditConfig, fresh: bool = False, terminal: Terminal | Non
     terminal = terminal or Terminal(quiet=True)
     with terminal.stage("prepare", 1) as advance:
         plan = make_plan(config)
+        try_training(plan.job)
         advance(1)
     folder = RunFolder(plan.config.run_dir)
     folder.require_space(bytes_on_disk(plan) - bytes_there(folder.path))

@@ -11,7 +11,7 @@ import functools
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from fastmem.studies.audit.plan import Cohort, Job, Table
 from fastmem.studies.audit.store import METADATA, checkpoint_path, load_saved, open_writer
 from fastmem.training import load_into, save_checkpoint, train_models
 
-__all__ = ["TaskReport", "train_and_query"]
+__all__ = ["TaskReport", "as_tensor", "build", "query", "train", "train_and_query", "try_training"]
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,31 @@ def train(job: Job, cohort: Cohort, models: Sequence[int]) -> dict[int, dict[str
             metadata = {METADATA: json.dumps(about)}
             save_checkpoint(checkpoint_path(job, model), result.state, metadata)
     return {model: result.state for model, result in zip(models, trained, strict=True)}
+
+
+def try_training(job: Job, epochs: int = 1) -> None:
+    """Trains one model on a single batch and forgets it: what cannot be trained shows before anything is written.
+
+    Args:
+        job: The job; its recipe is used as far as it concerns a step.
+        epochs: Steps to make.
+
+    Raises:
+        InputError: If the recipe does not fit the records, the network or the device.
+    """
+    cohort = job.cohorts["shadow"]
+    size = min(job.recipe.batch_size, len(cohort.x))
+    recipe = replace(
+        job.recipe,
+        epochs=epochs,
+        schedule="constant",
+        milestones=(),
+        warmup_epochs=0.0,
+        patience=None,
+        stop_at_train_accuracy=None,
+    )
+    first = np.arange(len(cohort.x))[None] < size
+    train(replace(job, recipe=recipe), replace(cohort, keep_models=False, train=first, held_out=None), [0])
 
 
 def build(job: Job, seed: int) -> nn.Module:

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
-from fastmem.errors import FastmemError, StoreError
+from fastmem.errors import FastmemError, InputError, StoreError
 from fastmem.signals import Signals
 from fastmem.studies.audit import AuditConfig, AuditInterruptedError, run_audit
 from fastmem.studies.audit import run as run_module
@@ -263,6 +264,13 @@ def test_a_disk_that_fills_up_on_the_way_is_one_line(tmp_path: Path) -> None:
     assert len(errors) == 1
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU can do it")
+def test_a_recipe_that_cannot_run_is_refused_before_anything_is_written(small_audit: SmallAudit) -> None:
+    with pytest.raises(InputError, match="mixed_precision"):
+        run_audit(small_audit(recipe=Recipe(mixed_precision="bf16")))
+    assert not small_audit().run_dir.exists()
 
 
 def test_a_diverging_model_is_named(small_audit: SmallAudit) -> None:
