@@ -31,6 +31,9 @@ BACKEND_NAMES = ("reference", "cpu", "triton", "cuda")
 #: Public functions that are a face of another operator, and the options by which they call it.
 _FACES = {"logit_margin": ("logit_stats", {"margin_only": True})}
 
+#: Public functions that explain themselves: their module has an ``explanation``.
+_OWN_WAYS = ("grad_stats", "per_sample_grads")
+
 _NOT_WRITTEN = "this operator has no such implementation"
 
 
@@ -213,6 +216,8 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
         UnknownNameError: There is no such operator.
         InputError: The operator refuses these arguments.
     """
+    if (say := _own_explanation(op)) is not None:
+        return say(*args, **kwargs)
     shown = op
     op, options = _FACES.get(op, (op, {}))
     implementations = _implementations(op)
@@ -239,6 +244,11 @@ def explain(op: str, *args: Any, **kwargs: Any) -> Explanation:
     return Explanation(shown, setting, words, chosen.name if chosen else None, remarks)
 
 
+def _own_explanation(op: str) -> Callable[..., Explanation] | None:
+    """That of a function which chooses between ways of its own, not between backends."""
+    return importlib.import_module(f"fastmem.ops.{op}").explanation if op in _OWN_WAYS else None
+
+
 def _implementations(op: str) -> _Implementations:
     implementations = _operators.get(op)
     if implementations is None or not implementations.loaded:
@@ -259,7 +269,7 @@ def _load(op: str) -> _Implementations:
         except ImportError as error:
             errors[name] = str(error)
     if op not in _operators:
-        raise UnknownNameError("op", op, [*operators(), *_FACES])
+        raise UnknownNameError("op", op, [*operators(), *_FACES, *_OWN_WAYS])
     implementations = _operators[op]
     implementations.import_errors = errors
     implementations.loaded = True
