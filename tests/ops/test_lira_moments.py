@@ -216,12 +216,12 @@ def test_means_of_probabilities_keep_their_relative_precision(run_on: Implementa
 
 @pytest.mark.parametrize("value", [0.1, 1.0 - 2**-53, -1e7 / 3])
 def test_models_that_agree_have_no_spread(run_on: Implementation, value: float) -> None:
-    phi = torch.full((64, 3, 2), value, dtype=torch.float64, device=run_on.device)
-    keep = masks("exact half", 64, 3, 0).to(run_on.device)
+    phi = torch.full((32, 3, 2), value, dtype=torch.float64, device=run_on.device)
+    keep = masks("exact half", 32, 3, 0).to(run_on.device)
     moments = lira_moments(phi, keep, median=True)
     assert moments.median_in is not None
     assert (moments.median_in == value).all()
-    rounding = abs(value) * 2**-49  # of a plain sum of 32 values; far below any floor
+    rounding = abs(value) * 2**-49  # of a plain sum of 16 values; far below any floor
     assert (moments.mean_in - value).abs().max() <= rounding
     assert moments.var_in.sqrt().max() <= rounding
 
@@ -293,6 +293,8 @@ def test_blocks_of_records_give_the_same_bits(run_on: Implementation) -> None:
 
 
 def test_the_number_of_threads_changes_nothing(run_on: Implementation) -> None:
+    if run_on.backend == "reference":
+        pytest.skip("its threads are torch's")
     phi, keep = margins(16, 3000, 2).to(run_on.device), masks("exact half", 16, 3000, 0).to(run_on.device)
     before, results = torch.get_num_threads(), []
     try:

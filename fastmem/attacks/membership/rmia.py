@@ -30,6 +30,7 @@ from fastmem.attacks.membership.ratio import (
 )
 from fastmem.errors import InputError
 from fastmem.metrics import roc
+from fastmem.ops.leave_one_out import reference_sizes
 from fastmem.ops.rmia import rmia
 from fastmem.signals import Signals
 
@@ -103,48 +104,70 @@ class RMIA(Attack):
         panel.require(self.key, n_in=1 if self.variant == "online" else 0, n_out=1)
         name = margin_name(self.temperature)
         margin_x, margin_z = signals.stat(name), population.stat(name)
-        details: dict[str, Any] = {"population": population.num_samples}
+        chosen: dict[str, Any] = {}
         pbar_x, pbar_z = at_large, mean_out
         if self.variant == "offline":
             a = [self._tuned(panel, margin_x, target) if self.a == "tune" else float(self.a) for target in targets]
-            details["a"] = a if self.a == "tune" else self.a
+            chosen["a"] = a if self.a == "tune" else self.a
             pbar_x = pbar_z = offline(torch.tensor(a, dtype=torch.float64)[:, None, None])
         mean = self.queries == "mean" or signals.num_queries == 1
         log_x = log_ratios(panel, margin_x, pbar_x, mean=mean)
         log_z = log_ratios(panel.of_population(population.num_samples), margin_z, pbar_z, mean=mean)
-        scores = (rmia(log_x, log_z, math.log(self.gamma)) if mean else self._vote(log_x, log_z)).numpy()
-        return AttackResult(scores, *_ties(scores, details))
+        count = rmia if mean else vote
+        scores = count(log_x, log_z, math.log(self.gamma)).numpy()
+        details, warnings = _ties(scores, population.num_samples)
+        return AttackResult(scores, chosen | details, warnings)
 
     def _tuned(self, panel: Panel, margin: np.ndarray, target: int) -> float:
-        """The a whose ratios tell best which records another model trained on, without the target."""
-        others = np.delete(np.arange(len(margin)), [target, *panel.partner_of(target)])
+        """The a by which ratios tell best who trained another model; the target has no part in it."""
         rest = np.delete(np.arange(len(margin)), target)
-        pseudo_target = int(np.searchsorted(rest, others[0]))
+        pseudo_target = int(np.flatnonzero(~np.isin(rest, panel.partner_of(target)))[0])
         keep = panel.keep.numpy()[rest]
-        candidates = offline(torch.tensor(_A_GRID, dtype=torch.float64)[:, None, None])
-        ratios = log_ratios(Panel(keep, [pseudo_target], self.counts), margin[rest], candidates).numpy()
-        aucs = [roc(ratio, keep[pseudo_target]).auc for ratio in ratios]
-        return _A_GRID[int(np.argmax(aucs))]
-
-    def _vote(self, log_x: Tensor, log_z: Tensor) -> Tensor:
-        """The share of the population over which most queries win, [T, N] from [T, N, A] and [T, Z, A]."""
-        left = log_x - math.log(self.gamma)
-        num_queries = left.shape[-1]
-        size = max(1, _VOTE_ELEMENTS // log_z[0].numel())
-        scores = torch.empty(left.shape[:2], dtype=torch.float64)
-        for row, (x, z) in enumerate(zip(left, log_z, strict=True)):
-            votes = [(part[:, None] > z).sum(-1) for part in x.split(size)]
-            scores[row] = torch.cat([(2 * vote > num_queries).double().mean(-1) for vote in votes])
-        return scores
+        other = Panel(keep, [pseudo_target], self.counts)
+        if any((n_out == 0).any() for _, n_out in reference_sizes(other.keep, other.plan)):
+            raise InputError(
+                "a",
+                f"to tune it for target {target} some records have no OUT reference left",
+                "give a number, or more models",
+            )
+        grid = torch.tensor(_A_GRID, dtype=torch.float64)[:, None, None]
+        ratios = log_ratios(other, margin[rest], offline(grid)).numpy()
+        return _A_GRID[int(np.argmax([roc(ratio, keep[pseudo_target]).auc for ratio in ratios]))]
 
 
-def _ties(scores: np.ndarray, details: dict[str, Any]) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """What the population does not tell apart."""
-    at_zero, at_one = float((scores == 0.0).mean()), float((scores == 1.0).mean())
-    details |= {"distinct_scores": len(np.unique(scores)), "share_at_zero": at_zero, "share_at_one": at_one}
-    if at_one <= _TIED_SHARE:
+def vote(log_x: Tensor, log_z: Tensor, log_gamma: float) -> Tensor:
+    """The share of the population over which a record wins in more than half of its queries.
+
+    Args:
+        log_x: Log ratios of the records, float64 [T, N, A].
+        log_z: Log ratios of the population, float64 [T, Z, A].
+        log_gamma: Natural logarithm of gamma.
+
+    Returns:
+        float64 [T, N], by N x Z comparisons in chunks.
+    """
+    num_queries = log_x.shape[-1]
+    scores = torch.empty(log_x.shape[:2], dtype=torch.float64)
+    for row, (x, z) in enumerate(zip(log_x - log_gamma, log_z, strict=True)):
+        chunks = x.split(max(1, _VOTE_ELEMENTS // z.numel()))
+        votes = torch.cat([2 * (chunk[:, None] > z).sum(-1) for chunk in chunks])
+        scores[row] = (votes > num_queries).double().mean(-1)
+    return scores
+
+
+def _ties(scores: np.ndarray, num_population: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """What the population does not tell apart: scores are wins / Z."""
+    wins = np.bincount(np.rint(scores * num_population).astype(np.int64).ravel(), minlength=num_population + 1)
+    share_at_one = float(wins[-1] / scores.size)
+    details = {
+        "population": num_population,
+        "distinct_scores": int((wins > 0).sum()),
+        "share_at_zero": float(wins[0] / scores.size),
+        "share_at_one": share_at_one,
+    }
+    if share_at_one <= _TIED_SHARE:
         return details, ()
     return details, (
-        f"{at_one:.1%} of the scores are exactly 1: the population does not tell these records apart, so false "
+        f"{share_at_one:.1%} of the scores are exactly 1: the population does not tell these records apart, so false "
         "positive rates below their share among non-members are not resolved",
     )
