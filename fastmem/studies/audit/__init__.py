@@ -1,6 +1,26 @@
-"""``fastmem audit``: which records of a pool can an attacker name as training data of a model?"""
+"""``fastmem audit``: which records of a pool can an attacker name as training data of a model?
 
-from fastmem.studies.audit.config import AuditConfig
-from fastmem.studies.audit.run import AuditInterruptedError, AuditResult, run_audit
+The names load when they are first used: ``--help`` needs no torch, and worker processes need neither the attacks' nor
+the report's libraries.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastmem.studies.audit.config import AuditConfig
+    from fastmem.studies.audit.run import AuditInterruptedError, AuditResult, run_audit
 
 __all__ = ["AuditConfig", "AuditInterruptedError", "AuditResult", "run_audit"]
+
+_HOME = {"AuditConfig": "config", "AuditInterruptedError": "run", "AuditResult": "run", "run_audit": "run"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
