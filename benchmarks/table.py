@@ -60,6 +60,7 @@ def _pool(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "gb_per_s": rate / 1e9,
                 "percent_of_bandwidth": 100 * rate / info["bandwidth"],
                 "bandwidth_gb_per_s": info["bandwidth"] / 1e9,
+                **({"peak_growth_mb": info["peak_growth"] / 1e6} if "peak_growth" in info else {}),
                 "other_load_cores": max(lap["extra_info"]["other_load"] for lap in laps),
             }
         )

@@ -312,6 +312,38 @@ def test_copies_of_a_model_do_not_meet() -> None:
     assert_same(found, {n: torch.stack([r[k] for r in rows]) for k, (n, _) in enumerate(case.model.named_parameters())})
 
 
+def test_a_loss_function_that_uses_the_parameters_itself() -> None:
+    """torch.func would give the model other parameters than the loss function sees."""
+    case = example("mlp")
+
+    def penalised(output: Tensor, target: Tensor) -> Tensor:
+        return losses(output, target) + (target + 1) * case.model[0].weight.square().sum()
+
+    arguments = (case.model, penalised, case.inputs, case.targets)
+    assert explain("per_sample_grads", *arguments).chosen == "loop"
+    assert_same(per_sample_grads(*arguments), case.brute_force(penalised))
+
+    def twice(output: Tensor, target: Tensor) -> Tensor:
+        return losses(output, target) + losses(case.model(torch.cos(case.inputs[0][: len(output)])), target)
+
+    assert explain("per_sample_grads", case.model, twice, case.inputs, case.targets).chosen == "layers"
+    found = per_sample_grads(case.model, twice, case.inputs, case.targets)
+
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = case.model
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([self.inner(x), self.inner(torch.cos(x))], 1)
+
+    def both(output: Tensor, target: Tensor) -> Tensor:
+        return losses(output[:, 0], target) + losses(output[:, 1], target)
+
+    expected = type(case)(Both(), case.inputs, case.targets).brute_force(both)
+    assert_same(found, {name.removeprefix("inner."): value for name, value in expected.items()})
+
+
 def test_an_encoder_in_training_mode_with_dropout_runs() -> None:
     torch.manual_seed(0)
     model = Encoder(batch_first=True)

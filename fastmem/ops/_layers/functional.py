@@ -47,7 +47,7 @@ class Functional:
     def chunk(self) -> int:
         """How many samples are computed at a time."""
         size = sum(parameter.numel() * parameter.element_size() for parameter in self._parameters.values())
-        return max(1, CHUNK_BYTES // max(1, size))
+        return max(4, CHUNK_BYTES // max(1, size))  # of big models, a few together still run faster
 
     def chunks(self, start: int = 0) -> Iterator[tuple[int, dict[str, Tensor]]]:
         """First sample and gradients ``[b, *param.shape]`` by name, chunk by chunk."""
@@ -66,10 +66,24 @@ class Functional:
         try:
             with torch.random.fork_rng([device] if device.type == "cuda" else []):
                 self._mapped(0, 1)
+                if self._goes_around():
+                    return "the loss function uses the model's parameters by itself"
         except (RuntimeError, NotImplementedError, ValueError, TypeError) as error:
             # What is wrong with the model itself comes up again, in full, in the loop.
             return f"torch.func cannot map it ({str(error).strip().splitlines()[0] if str(error) else error!r})"
         return None
+
+    def _goes_around(self) -> bool:
+        """Whether a loss still depends on the parameters when the model runs on copies of them."""
+        copies = {name: tensor.detach() for name, tensor in self._model.named_parameters()}
+        copies |= {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        inputs, targets = self._sliced(0, 1)
+        with eagerly():
+            losses = self._loss_fn(functional_call(self._model, copies, inputs), targets)
+            if not losses.requires_grad:
+                return False
+            found = torch.autograd.grad(losses.sum(), list(self._parameters.values()), allow_unused=True)
+        return any(gradient is not None for gradient in found)
 
     def _mapped(self, start: int, stop: int) -> dict[str, Tensor]:
         # Buffers that the model writes to are copies, and stay as they were.
