@@ -34,7 +34,7 @@ _TITLES = {"online": "LiRA online", "offline_cdf": "LiRA offline, one-sided", "o
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 #: Normality is tested on about so many records, at this level.
-_NORMALITY_RECORDS = 256
+_NORMALITY_RECORDS = 128
 _NORMALITY_LEVEL = 0.05
 
 
