@@ -16,34 +16,42 @@ inline int64_t item(const pybind11::tuple& tuple, size_t i) {
   return PyLong_AsLongLong(PyTuple_GET_ITEM(tuple.ptr(), static_cast<Py_ssize_t>(i)));
 }
 
-// An operand's leading sizes and strides, without the class dimension.
+// Adds a dimension inside the others. It joins the one before if every operand steps over both
+// alike.
+template <int kOperands>
+void add_dimension(RowMap<kOperands>& map, int64_t size,
+                   const std::array<int64_t, kOperands>& strides) {
+  if (size == 1) return;
+  const int last = map.dims - 1;
+  bool joins = last >= 0;
+  for (int k = 0; k < kOperands; ++k) {
+    joins = joins && map.strides[k][last] == strides[k] * size;
+  }
+  if (!joins && map.dims == kMaxDims) throw pybind11::value_error("too many dimensions");
+  const int at = joins ? last : map.dims++;
+  map.sizes[at] = joins ? map.sizes[at] * size : size;
+  for (int k = 0; k < kOperands; ++k) map.strides[k][at] = strides[k];
+}
+
+// An operand's sizes and strides.
 struct Operand {
   const pybind11::tuple& sizes;
   const pybind11::tuple& strides;
+
+  int64_t size(size_t dim) const { return item(sizes, dim); }
+  // 0 where one element stands for all.
+  int64_t stride(size_t dim) const { return size(dim) == 1 ? 0 : item(strides, dim); }
 };
 
-// The broadcast leading dimensions of operands of the same number of dimensions. Dimensions that
-// lie behind each other in every operand become one.
-template <int kOperands>
-RowMap<kOperands> row_map(size_t leading_dims, const std::array<Operand, kOperands>& operands) {
-  RowMap<kOperands> map;
-  map.dims = 0;
-  if (leading_dims > kMaxDims) throw pybind11::value_error("too many dimensions");
+inline int64_t broadcast_size(const Operand& x, const Operand& y, size_t dim) {
+  return x.size(dim) == 1 ? y.size(dim) : x.size(dim);
+}
+
+// The broadcast leading dimensions of two operands of as many dimensions.
+inline RowMap<2> row_map(size_t leading_dims, const Operand& x, const Operand& y) {
+  RowMap<2> map{};
   for (size_t dim = 0; dim < leading_dims; ++dim) {
-    int64_t size = 1, strides[kOperands];
-    for (const Operand& operand : operands) {
-      if (item(operand.sizes, dim) != 1) size = item(operand.sizes, dim);
-    }
-    if (size == 1) continue;
-    bool joins = map.dims > 0;
-    const int last = map.dims - 1;
-    for (int k = 0; k < kOperands; ++k) {
-      strides[k] = item(operands[k].sizes, dim) == 1 ? 0 : item(operands[k].strides, dim);
-      joins = joins && map.strides[k][last] == strides[k] * size;
-    }
-    const int at = joins ? last : map.dims++;
-    map.sizes[at] = joins ? map.sizes[at] * size : size;
-    for (int k = 0; k < kOperands; ++k) map.strides[k][at] = strides[k];
+    add_dimension<2>(map, broadcast_size(x, y, dim), {x.stride(dim), y.stride(dim)});
   }
   return map;
 }

@@ -47,7 +47,7 @@ Args arguments(uintptr_t logits, const py::tuple& sizes, const py::tuple& stride
   Args args{};
   args.logits = reinterpret_cast<const void*>(logits);
   args.labels = reinterpret_cast<const int64_t*>(labels);
-  args.rows = row_map<2>(leading, {{{sizes, strides}, {label_sizes, label_strides}}});
+  args.rows = row_map(leading, {sizes, strides}, {label_sizes, label_strides});
   args.classes = item(sizes, leading);
   args.class_stride = item(strides, leading);
   return args;

@@ -128,7 +128,11 @@ class Weights {
       : scale_(scale),
         lowest_(top - (Constants<T>::kBias - 2) / scale),
         highest_(top + (Constants<T>::kBias - 2) / scale),
-        reference_(kFusedMultiplyAdd ? Constants<T>::kIntegers - round(top * scale) : top) {}
+        reference_(reference(top, scale)) {}
+
+  static FASTMEM_INLINE Vec<T, N> reference(Vec<T, N> top, T scale) {
+    return kFusedMultiplyAdd ? Constants<T>::kIntegers - round(top * scale) : top;
+  }
 
   FASTMEM_INLINE Vec<T, N> operator()(Vec<T, N> x) const {
     x = max(lowest_, min(highest_, x));

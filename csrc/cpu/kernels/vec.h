@@ -148,8 +148,7 @@ struct Vec {
   FASTMEM_INLINE Vec& operator*=(Vec y) { return *this = *this * y; }
 };
 
-// ------------------------------------------------------------------------------------------------
-// single registers
+// -------------------------------------------------------------------------------- single registers
 
 // x * y + z; rounded once where kFusedMultiplyAdd.
 FASTMEM_INLINE Register<float> fma(Register<float> x, Register<float> y, Register<float> z) {
@@ -232,14 +231,15 @@ FASTMEM_INLINE Register<double> max_of_positive(Register<double> x, Register<dou
 #endif
 }
 
-// The lower one where either is negative (as unsigned bits it is the larger), else any.
+// The lower one where either is negative (as unsigned bits it is the larger), else any. Once NaN, a
+// running result stays so, or, where infinities have made that NaN, is below every bound.
 FASTMEM_INLINE Register<float> lower_if_negative(Register<float> x, Register<float> y) {
 #if defined(__AVX512F__)
   return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(x), _mm512_castps_si512(y)));
 #elif defined(__AVX2__)
   return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(x), _mm256_castps_si256(y)));
 #else
-  return min(x, y);
+  return (x < y) | (x != x) ? x : y;
 #endif
 }
 
@@ -266,8 +266,18 @@ FASTMEM_INLINE auto reduce(R x, Combine combine) {
   }
 }
 
-// ------------------------------------------------------------------------------------------------------
-// all of N
+// table[indices], lane by lane.
+FASTMEM_INLINE Register<float> look_up(Register<float> table, Register<int32_t> indices) {
+#if defined(__AVX512F__)
+  return _mm512_permutexvar_ps(bit_cast<__m512i>(indices), table);
+#elif defined(__AVX2__)
+  return _mm256_permutevar8x32_ps(table, bit_cast<__m256i>(indices));
+#else
+  return __builtin_shuffle(table, indices);
+#endif
+}
+
+// ---------------------------------------------------------------------------------------- all of N
 
 // A parameter of this type takes no part in deduction, so that a number may stand for a Vec.
 template <class V>

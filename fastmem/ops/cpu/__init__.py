@@ -1,0 +1,1 @@
+"""The operators in C++ for CPUs: AVX-512, AVX2 or plain vectors, chosen when they run."""
