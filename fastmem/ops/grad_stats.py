@@ -24,6 +24,7 @@ from fastmem.errors import InputError, UnknownNameError
 from fastmem.ops._checks import accumulation_dtype, require_tensor
 from fastmem.ops._layers.accumulate import Held, Request
 from fastmem.ops._layers.capture import NotCoveredError
+from fastmem.ops._layers.probe import Plan, plan_key
 from fastmem.ops._layers.step import LossFn, Step, trainable
 from fastmem.ops._layers.watch import Watch
 from fastmem.ops._registry import Explanation
@@ -146,6 +147,9 @@ class GradStats:
         self._direction = None if direction is None else _checked_direction(direction, self._parameters)
         self._held = Held()
         self._watch: Watch | None = None
+        self._loss_fn: LossFn | None = None
+        self._plans: dict[Any, Plan | str] = {}
+        self._watch_plans: dict[Any, Plan] = {}
 
     def update(self, loss_fn: LossFn, inputs: Any, targets: Any, weights: Tensor | None = None) -> GradStats:
         """Count a batch; returns the object itself.
@@ -177,7 +181,7 @@ class GradStats:
 
     def _batch(self, step: Step, request: Request) -> Held:
         if step.batch:
-            plan = step.plan()
+            plan = self._plan(step)
             if not isinstance(plan, str):
                 held = self._empty(request, step.batch)
                 try:
@@ -190,6 +194,16 @@ class GradStats:
         if step.batch:
             held.take_functional(request, step.functional(), self._dtypes())
         return held
+
+    def _plan(self, step: Step) -> Plan | str:
+        """What two samples tell, once for batches of one shape and one loss function."""
+        if step.loss_fn is not self._loss_fn:
+            self._loss_fn = step.loss_fn
+            self._plans.clear()
+        key = plan_key(step.model, step.inputs, step.targets)
+        if key not in self._plans:
+            self._plans[key] = step.plan()
+        return self._plans[key]
 
     def _empty(self, request: Request, batch: int) -> Held:
         return Held.empty(request, batch, self._device())
@@ -209,7 +223,7 @@ class GradStats:
         if self._watch is not None:
             raise InputError("GradStats", "is entered already", "use one object a model and block")
         trainable(self._model)  # its mode may have changed
-        self._watch = Watch(self._model, self._parameters, self._begin)
+        self._watch = Watch(self._model, self._parameters, self._begin, self._watch_plans)
         self._watch.start()
         return self
 

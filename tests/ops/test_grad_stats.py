@@ -357,3 +357,20 @@ def test_explain() -> None:
     said = explain("grad_stats", case.model, losses, case.inputs, case.targets, stats=("norm",))
     assert said.chosen == "loop"
     assert str(said).startswith("grad_stats(Recurrent, 5 samples, 6 parameters)")
+
+
+def test_what_two_samples_told_is_remembered() -> None:
+    """The probe runs once for batches of one shape, and again when the model's mode changes."""
+    case = example("mlp")
+    sizes: list[int] = []
+    case.model.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    found = GradStats(case.model, ("norm",))
+    for _ in range(3):
+        with found:
+            F.cross_entropy(case.model(*case.inputs), case.targets).backward()
+        found.update(losses, case.inputs, case.targets)
+    assert sizes.count(2) == 2
+    assert sizes.count(BATCH) == 6
+    case.model.eval()
+    found.update(losses, case.inputs, case.targets)
+    assert sizes.count(2) == 3

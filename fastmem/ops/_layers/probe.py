@@ -21,7 +21,7 @@ from fastmem.errors import InputError
 from fastmem.ops._layers.capture import Call, Capture, NotCoveredError, eagerly
 from fastmem.ops._layers.layout import Layout, candidates
 
-__all__ = ["Plan", "probe", "require_losses", "taken"]
+__all__ = ["Plan", "plan_key", "probe", "require_losses", "taken"]
 
 #: Runs the model on some samples (their indices) and returns per-sample losses and the model's output.
 Run = Callable[[Tensor], tuple[Tensor, Any]]
@@ -180,6 +180,13 @@ def _explain_failure(parameters: Mapping[str, nn.Parameter], batch: int, size: i
         f"the loss of one sample depends on other samples through {failed.title}",
         "per-sample gradients need a model that treats samples apart",
     )
+
+
+def plan_key(model: nn.Module, *trees: Any) -> tuple[Any, ...]:
+    """Calls of equal keys take the same way through a model: shapes and dtypes, and which modules are in training."""
+    leaves, spec = pytree.tree_flatten(trees)
+    said = tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
+    return str(spec), said, tuple(module.training for module in model.modules())
 
 
 def _touched(delta: Tensor, dim: int) -> Tensor:

@@ -13,7 +13,7 @@ from fastmem.errors import InputError
 from fastmem.ops._layers.accumulate import Held, Request
 from fastmem.ops._layers.capture import Capture, NotCoveredError, eagerly
 from fastmem.ops._layers.joining import FormRecorder
-from fastmem.ops._layers.probe import Plan, probe, taken
+from fastmem.ops._layers.probe import Plan, plan_key, probe, taken
 
 __all__ = ["Watch"]
 
@@ -25,6 +25,7 @@ class Watch:
         model: Its calls are watched.
         parameters: Trainable ones by name.
         begin: Makes room for the results of a batch of so many samples.
+        plans: What earlier blocks found out; added to.
     """
 
     def __init__(
@@ -32,10 +33,11 @@ class Watch:
         model: nn.Module,
         parameters: Mapping[str, nn.Parameter],
         begin: Callable[[int], tuple[Held, Request]],
+        plans: dict[Any, Plan],
     ) -> None:
         self._model, self._parameters, self._begin = model, parameters, begin
         self._batches: list[tuple[Held, FormRecorder]] = []
-        self._plans: dict[Any, Plan] = {}
+        self._plans = plans
         self._probing = False
         self._own_forward: Any = None
 
@@ -91,12 +93,7 @@ class Watch:
         return self._batches[-1][1]
 
     def _plan(self, args: tuple[Any, ...], kwargs: dict[str, Any], batch: int) -> Plan:
-        leaves, spec = pytree.tree_flatten((args, kwargs))
-        key = (
-            str(spec),
-            tuple((leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves),
-            self._model.training,
-        )
+        key = plan_key(self._model, (args, kwargs))
         if key not in self._plans:
             self._probing = True
             try:
