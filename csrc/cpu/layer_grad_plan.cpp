@@ -13,8 +13,10 @@ constexpr int64_t kPanelBytes = 24 << 10;
 constexpr int64_t kWidePanelBytes = 256 << 10;
 constexpr int64_t kWideVectors = 12;
 constexpr int64_t kFlatBytes = 512 << 10;
+// Up to here a tile is that of two samples.
+constexpr int64_t kPairPositions = 128;
 // Enough tasks for many threads, each of them enough work to be worth its start.
-constexpr int64_t kTasks = 48;
+constexpr int64_t kTasks = 32;
 constexpr int64_t kTaskWork = 1 << 20;
 constexpr int64_t kSplitPositions = 512;
 
@@ -34,8 +36,8 @@ struct Runs {
 
 class LayoutBuilder {
  public:
-  LayoutBuilder(const LayerGradSizes& sizes, int lanes, int64_t item_size)
-      : sizes_(sizes), lanes_(lanes), item_size_(item_size) {}
+  LayoutBuilder(const LayerGradSizes& sizes, GradTile tile, int64_t item_size)
+      : sizes_(sizes), tile_(tile), lanes_(tile.lanes), item_size_(item_size) {}
 
   // Vectors of a patch of fewer channels than lanes: a channel a lane, pixels side by side, or
   // copied out.
@@ -159,11 +161,18 @@ class LayoutBuilder {
       }
     }
     const int64_t bytes = (layout.panel + layout.flat_elements) * item_size_;
+    layout.tile = tile_;
     layout.samples_at_once = std::clamp<int64_t>(kPanelBytes / bytes, 1, 16);
+    if (sizes_.positions() <= kPairPositions && sizes_.samples > 1) {
+      layout.tile.samples = 2;
+      layout.tile.outputs /= 2;
+      layout.samples_at_once += layout.samples_at_once % 2;
+    }
     return planned;
   }
 
   const LayerGradSizes& sizes_;
+  const GradTile tile_;
   const int64_t lanes_, item_size_;
 };
 
@@ -204,7 +213,7 @@ std::vector<Chunk> plan_channels(const LayerGradSizes& sizes, const LayoutBuilde
 LayerGradPlan plan_layer_grads(const LayerGradSizes& sizes, GradTile tile, int64_t item_size,
                                int64_t sums_wanted) {
   LayerGradPlan plan;
-  const LayoutBuilder builder(sizes, tile.lanes, item_size);
+  const LayoutBuilder builder(sizes, tile, item_size);
   const auto chunks = plan_channels(sizes, builder, tile.lanes, item_size, plan.layouts);
   for (int64_t group = 0; group < sizes.groups; ++group)
     for (const Chunk& chunk : chunks) {
@@ -233,9 +242,9 @@ LayerGradPlan plan_layer_grads(const LayerGradSizes& sizes, GradTile tile, int64
   const int64_t work =
       2 * sizes.samples * sizes.positions() * sizes.groups * sizes.outputs * sizes.weights();
   const int64_t tiles = std::max<int64_t>(static_cast<int64_t>(plan.tiles.size()), 1);
-  plan.splits = std::max<int64_t>(
-      1, std::min({ceil_div(kTasks, tiles), sizes.samples, work / tiles / kTaskWork,
-                   sizes.samples * sizes.positions() / kSplitPositions}));
+  plan.splits =
+      std::max<int64_t>(1, std::min({kTasks / tiles, sizes.samples, work / tiles / kTaskWork,
+                                     sizes.samples * sizes.positions() / kSplitPositions}));
   return plan;
 }
 

@@ -93,33 +93,53 @@ class LayerGradRun {
 
   void run(int64_t threads) {
     const int64_t tiles = static_cast<int64_t>(plan_.tiles.size());
-    const int64_t tasks = tiles * plan_.splits;
-    place_sums();
-    const int64_t workers = std::max<int64_t>(1, std::min(threads, tasks));
-    const int64_t scratch_size = scratch_bytes(plan_, sizes_, tile_, item_size_);
-    const Memory scratch = allocate(workers * scratch_size);
-    sums_ = allocate(sums_begin_.back());
     norms_.resize(results_.norms ? tiles * sizes_.samples : 0);
-    const auto accumulate = FASTMEM_FOR_CURRENT_ISA(accumulate_layer_grads);
-    share_out(workers, tasks, [&](int64_t worker, int64_t i) {
-      accumulate(call_, task(i / plan_.splits, i % plan_.splits),
-                 scratch.get() + worker * scratch_size);
-    });
-    call_.dtype == DType::kFloat64 ? collect<double>(workers) : collect<float>(workers);
+    call_.dtype == DType::kFloat64 ? run<double>(threads) : run<float>(threads);
   }
 
  private:
-  void place_sums() {
-    sums_begin_.assign(1, 0);
-    for (const PlannedTile& tile : plan_.tiles)
-      sums_begin_.push_back(sums_begin_.back() + plan_.splits * sum_bytes(tile));
+  template <class T>
+  void run(int64_t threads) {
+    const int64_t tiles = static_cast<int64_t>(plan_.tiles.size()), splits = plan_.splits;
+    const int64_t workers = std::max<int64_t>(1, std::min(threads, tiles * splits));
+    const int64_t panel_bytes = scratch_bytes(plan_, sizes_, tile_, item_size_);
+    const int64_t worker_bytes = panel_bytes + (splits == 1 ? largest_sums() : 0);
+    const Memory scratch = allocate(workers * worker_bytes);
+    const auto accumulate = FASTMEM_FOR_CURRENT_ISA(accumulate_layer_grads);
+    if (splits == 1) {
+      // A thread's sums stay in its cache from tile to tile.
+      share_out(workers, tiles, [&](int64_t worker, int64_t t) {
+        char* memory = scratch.get() + worker * worker_bytes;
+        accumulate(call_, task(t, 0, memory + panel_bytes), memory);
+        collect_tile<T>(t, memory + panel_bytes);
+      });
+    } else {
+      std::vector<int64_t> begin(1, 0);
+      for (const PlannedTile& tile : plan_.tiles)
+        begin.push_back(begin.back() + splits * sum_bytes(tile));
+      const Memory sums = allocate(begin.back());
+      share_out(workers, tiles * splits, [&](int64_t worker, int64_t i) {
+        const int64_t t = i / splits, split = i % splits;
+        accumulate(call_, task(t, split, sums.get() + begin[t] + split * sum_bytes(plan_.tiles[t])),
+                   scratch.get() + worker * worker_bytes);
+      });
+      share_out(workers, tiles,
+                [&](int64_t, int64_t t) { collect_tile<T>(t, sums.get() + begin[t]); });
+    }
+    collect_norms<T>();
   }
 
   int64_t sum_bytes(const PlannedTile& tile) const {
     return aligned(sums_wanted_ * plan_.sum_elements(tile, tile_.lanes) * item_size_);
   }
 
-  GradTask task(int64_t t, int64_t split) {
+  int64_t largest_sums() const {
+    int64_t bytes = 0;
+    for (const PlannedTile& tile : plan_.tiles) bytes = std::max(bytes, sum_bytes(tile));
+    return bytes;
+  }
+
+  GradTask task(int64_t t, int64_t split, void* sums) {
     const PlannedTile& tile = plan_.tiles[t];
     const int64_t first = plan_.first_sample(sizes_.samples, split);
     return {&tile.planned->layout,
@@ -128,14 +148,12 @@ class LayerGradRun {
             tile.outputs,
             first,
             plan_.first_sample(sizes_.samples, split + 1) - first,
-            sums_.get() + sums_begin_[t] + split * sum_bytes(tile),
+            sums,
             results_.norms ? norms_.data() + t * sizes_.samples + first : nullptr};
   }
 
   template <class T>
-  void collect(int64_t workers) {
-    share_out(workers, static_cast<int64_t>(plan_.tiles.size()),
-              [&](int64_t, int64_t t) { collect_tile<T>(t); });
+  void collect_norms() {
     if (!results_.norms) return;
     for (int64_t sample = 0; sample < sizes_.samples; ++sample) {
       double norm = 0;
@@ -146,24 +164,29 @@ class LayerGradRun {
 
   // Adds up the parts of the samples, and takes each lane to its place in the weight.
   template <class T>
-  void collect_tile(int64_t t) {
+  void collect_tile(int64_t t, void* partial_sums) {
     const PlannedTile& tile = plan_.tiles[t];
     const int64_t elements = plan_.sum_elements(tile, tile_.lanes);
-    const int64_t per_output = elements / tile.outputs;
-    T* sums = reinterpret_cast<T*>(sums_.get() + sums_begin_[t]);
+    T* sums = static_cast<T*>(partial_sums);
     const int64_t split_step = sum_bytes(tile) / static_cast<int64_t>(sizeof(T));
     for (int64_t split = 1; split < plan_.splits; ++split)
       for (int64_t i = 0; i < sums_wanted_ * elements; ++i) sums[i] += sums[split * split_step + i];
-    for (void* result : results_.sums) {
-      if (!result) continue;
-      T* to = static_cast<T*>(result) +
-              (tile.group * sizes_.outputs + tile.first_output) * sizes_.weights() +
-              tile.first_channel * sizes_.taps();
-      for (int64_t output = 0; output < tile.outputs; ++output, to += sizes_.weights())
-        for (int64_t lane = 0; lane < per_output; ++lane)
-          if (const int64_t weight = tile.planned->weight[lane]; weight >= 0)
-            to[weight] = sums[output * per_output + lane];
-      sums += elements;
+    const int64_t all_vectors = tile.planned->layout.vectors;
+    const int64_t first = (tile.group * sizes_.outputs + tile.first_output) * sizes_.weights() +
+                          tile.first_channel * sizes_.taps();
+    for (int64_t output = 0, outputs; output < tile.outputs; output += outputs) {
+      outputs = tile.planned->layout.tile.next_outputs(tile.outputs - output);
+      for (int64_t vector = 0, vectors; vector < all_vectors; vector += vectors) {
+        vectors = tile.planned->layout.tile.next_vectors(all_vectors - vector);
+        const int64_t* weights = tile.planned->weight.data() + vector * tile_.lanes;
+        for (void* result : results_.sums) {
+          if (!result) continue;
+          T* to = static_cast<T*>(result) + first + output * sizes_.weights();
+          for (int64_t o = 0; o < outputs; ++o, to += sizes_.weights())
+            for (int64_t lane = 0; lane < vectors * tile_.lanes; ++lane, ++sums)
+              if (weights[lane] >= 0) to[weights[lane]] = *sums;
+        }
+      }
     }
   }
 
@@ -174,8 +197,6 @@ class LayerGradRun {
   const GradTile tile_;
   int64_t sums_wanted_ = 0;
   LayerGradPlan plan_;
-  std::vector<int64_t> sums_begin_;  // of a tile, in bytes
-  Memory sums_;
   std::vector<double> norms_;  // [tiles][samples]
 };
 

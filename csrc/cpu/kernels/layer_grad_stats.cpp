@@ -12,99 +12,117 @@ namespace {
 
 using namespace grad;
 
-// One tile of one sample: its operands, and where f(tile) goes.
+template <class T>
+constexpr GradTile kTile{kLanes<T>, 1, kTileOutputs, kTileVectors};
+
+// One tile of one sample or two: their operands, and where f(tile) goes.
 template <class T>
 struct TileWork {
   const T* patches;
+  int64_t patches_step;  // from a sample to the next
   const int64_t* offsets;
   int64_t rows, columns, row_step, column_step;
   const T* delta;
-  int64_t output_step, position_step;  // of delta
-  T* sums[kGradSums];                  // null where not wanted
-  int64_t sums_step;                   // from an output to the next
-  T* norm;                             // a register of partial sums; null where not wanted
+  int64_t delta_step, output_step, position_step;
+  T* sums;  // of the tile, behind each other those that are wanted
+  const bool* wanted;
+  T* norms;  // a register of partial sums for every sample; null where not wanted
   const Word<T>* mask;
 };
 
-template <class T, int kVectors, int kOutputs>
+// A sum takes a load and a store for every register of the tile: where there are few positions to
+// earn them, the tile is rather that of two samples at once for half the outputs.
+template <class T, int kSamples, int kOutputs, int kVectors>
 void accumulate_tile(const TileWork<T>& work) {
-  Vec<T> tile[kOutputs][kVectors] = {};
-  const T* delta = work.delta;
-  const T* row = work.patches;
-  for (int64_t y = 0; y < work.rows; ++y, row += work.row_step) {
-    const T* pixel = row;
-    for (int64_t x = 0; x < work.columns; ++x) {
+  Vec<T> tile[kSamples][kOutputs][kVectors] = {};
+  const int64_t output_step = work.output_step, position_step = work.position_step;
+  const int64_t column_step = work.column_step, columns = work.columns;
+  const int64_t row_gap = work.row_step - columns * column_step;
+  const T *pixel[kSamples], *delta[kSamples], *upper[kSamples];
+#pragma GCC unroll 2
+  for (int s = 0; s < kSamples; ++s) {
+    pixel[s] = work.patches + s * work.patches_step;
+    delta[s] = work.delta + s * work.delta_step;
+    // Two pointers reach eight outputs by the address modes of the processor, one does not.
+    upper[s] = delta[s] + 4 * output_step;
+  }
+  int64_t left_in_row = columns;
+  for (int64_t left = work.rows * columns; left > 0; --left) {
+#pragma GCC unroll 2
+    for (int s = 0; s < kSamples; ++s) {
       Vec<T> patch[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) patch[v] = load(pixel + work.offsets[v]);
+      for (int v = 0; v < kVectors; ++v) patch[v] = load(pixel[s] + work.offsets[v]);
 #pragma GCC unroll 8
       for (int o = 0; o < kOutputs; ++o) {
-        const Vec<T> factor = broadcast(delta[o * work.output_step]);
+        const Vec<T> factor =
+            broadcast(o < 4 ? delta[s][o * output_step] : upper[s][(o - 4) * output_step]);
 #pragma GCC unroll 4
         for (int v = 0; v < kVectors; ++v)
-          tile[o][v] = multiply_add<T>(patch[v], factor, tile[o][v]);
+          tile[s][o][v] = multiply_add<T>(patch[v], factor, tile[s][o][v]);
       }
-      pixel += work.column_step;
-      delta += work.position_step;
+      pixel[s] += column_step;
+      delta[s] += position_step;
+      upper[s] += position_step;
+    }
+    if (--left_in_row == 0) {
+      left_in_row = columns;
+#pragma GCC unroll 2
+      for (int s = 0; s < kSamples; ++s) pixel[s] += row_gap;
     }
   }
-  const auto add_to = [&](T* sums, auto&& value) __attribute__((always_inline)) {
+  // One run of memory, so that the addresses cost nothing.
+  T* sums = work.sums;
+  const auto add = [&](auto&& value) __attribute__((always_inline)) {
 #pragma GCC unroll 8
     for (int o = 0; o < kOutputs; ++o) {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) {
-        T* at = sums + o * work.sums_step + v * kLanes<T>;
-        store(at, load(at) + value(tile[o][v]));
+        T* at = sums + (o * kVectors + v) * kLanes<T>;
+        Vec<T> sum = value(tile[0][o][v]);
+#pragma GCC unroll 2
+        for (int s = 1; s < kSamples; ++s) sum += value(tile[s][o][v]);
+        store(at, load(at) + sum);
       }
     }
+    sums += kOutputs * kVectors * kLanes<T>;
   };
-  if (work.sums[kGradSum]) add_to(work.sums[kGradSum], [](Vec<T> g) { return g; });
-  if (work.sums[kGradSumSq]) add_to(work.sums[kGradSumSq], [](Vec<T> g) { return g * g; });
-  if (work.sums[kGradSumAbs])
-    add_to(work.sums[kGradSumAbs], [](Vec<T> g) { return absolute<T>(g); });
-  if (work.norm) {
-    Vec<T> norm = load(work.norm);
+  if (work.wanted[kGradSum]) add([](Vec<T> g) { return g; });
+  if (work.wanted[kGradSumSq]) add([](Vec<T> g) { return g * g; });
+  if (work.wanted[kGradSumAbs]) add([](Vec<T> g) { return absolute<T>(g); });
+  if (!work.norms) return;
+#pragma GCC unroll 2
+  for (int s = 0; s < kSamples; ++s) {
+    Vec<T> norm = load(work.norms + s * kLanes<T>);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
+      Vec<T> squares{};
 #pragma GCC unroll 8
-      for (int o = 0; o < kOutputs; ++o) {
-        const Vec<T> g = masked<T>(tile[o][v], load(work.mask + v * kLanes<T>));
-        norm = multiply_add<T>(g, g, norm);
-      }
+      for (int o = 0; o < kOutputs; ++o)
+        squares = multiply_add<T>(tile[s][o][v], tile[s][o][v], squares);
+      norm += masked<T>(squares, load(work.mask + v * kLanes<T>));
     }
-    store(work.norm, norm);
+    store(work.norms + s * kLanes<T>, norm);
   }
 }
 
-template <class T, int kVectors>
-void accumulate_tile(const TileWork<T>& work, int outputs) {
-  if constexpr (kTileOutputs == 8) {
-    if (outputs == 8) return accumulate_tile<T, kVectors, 8>(work);
+template <class T, int kSamples, int kOutputs>
+void accumulate_tile(const TileWork<T>& work, int outputs, int vectors) {
+  if constexpr (kOutputs > 1) {
+    if (outputs < kOutputs)
+      return accumulate_tile<T, kSamples, kOutputs / 2>(work, outputs, vectors);
   }
-  if (outputs == 4) return accumulate_tile<T, kVectors, 4>(work);
-  if (outputs == 2) return accumulate_tile<T, kVectors, 2>(work);
-  accumulate_tile<T, kVectors, 1>(work);
+  if constexpr (kTileVectors == 3) {
+    if (vectors == 3) return accumulate_tile<T, kSamples, kOutputs, 3>(work);
+  }
+  if (vectors == 2) return accumulate_tile<T, kSamples, kOutputs, 2>(work);
+  accumulate_tile<T, kSamples, kOutputs, 1>(work);
 }
 
 template <class T>
-void accumulate_tile(const TileWork<T>& work, int vectors, int outputs) {
-  if constexpr (kTileVectors == 3) {
-    if (vectors == 3) return accumulate_tile<T, 3>(work, outputs);
-  }
-  if (vectors == 2) return accumulate_tile<T, 2>(work, outputs);
-  accumulate_tile<T, 1>(work, outputs);
-}
-
-// The size of the next tile along one side: as large as can be, but rather 2 + 2 than 3 + 1.
-int next_outputs(int64_t left) {
-  int outputs = kTileOutputs;
-  while (outputs > left) outputs /= 2;
-  return outputs;
-}
-
-int next_vectors(int64_t left) {
-  if (left >= kTileVectors && left != kTileVectors + 1) return kTileVectors;
-  return left >= 2 ? 2 : 1;
+void accumulate_tile(const TileWork<T>& work, int samples, int outputs, int vectors) {
+  if (samples == 2) return accumulate_tile<T, 2, kTileOutputs / 2>(work, outputs, vectors);
+  accumulate_tile<T, 1, kTileOutputs>(work, outputs, vectors);
 }
 
 template <class T>
@@ -158,7 +176,7 @@ class TaskRun {
     }
     if (task_.norms) clear(norms_, count * kLanes<T>);
     for (int64_t output = 0; output < task_.outputs;) {
-      const int outputs = next_outputs(task_.outputs - output);
+      const int outputs = layout_.tile.next_outputs(task_.outputs - output);
       accumulate_outputs(begin, count, output, outputs);
       output += outputs;
     }
@@ -172,33 +190,34 @@ class TaskRun {
 
   void accumulate_outputs(int64_t begin, int64_t count, int64_t output, int outputs) {
     TileWork<T> work;
+    work.patches_step = layout_.flat ? layout_.flat_elements : layout_.panel;
+    work.delta_step = call_.delta_direct ? call_.delta_strides[0] : positions_ * outputs;
     work.rows = layout_.rows;
     work.columns = layout_.columns;
     work.row_step = layout_.row_step;
     work.column_step = layout_.column_step;
     work.output_step = call_.delta_direct ? call_.delta_strides[1] : 1;
     work.position_step = call_.delta_direct ? 1 : outputs;
-    work.sums_step = layout_.vectors * kLanes<T>;
+    work.wanted = call_.wanted;
+    work.sums = static_cast<T*>(task_.sums) + output * layout_.vectors * kLanes<T> * sums_wanted();
     if (!call_.delta_direct) {
       for (int64_t s = 0; s < count; ++s)
         pack_delta(call_, delta(begin + s, output), outputs, deltas_ + s * positions_ * outputs);
     }
     for (int64_t vector = 0; vector < layout_.vectors;) {
-      const int vectors = next_vectors(layout_.vectors - vector);
+      const int vectors = layout_.tile.next_vectors(layout_.vectors - vector);
       work.offsets = layout_.offsets + vector;
       work.mask = static_cast<const Word<T>*>(layout_.mask) + vector * kLanes<T>;
-      T* sums = static_cast<T*>(task_.sums) + output * work.sums_step + vector * kLanes<T>;
-      for (int kind = 0; kind < kGradSums; ++kind) {
-        work.sums[kind] = call_.wanted[kind] ? sums : nullptr;
-        if (call_.wanted[kind]) sums += sum_elements();
-      }
-      for (int64_t s = 0; s < count; ++s) {
+      for (int64_t s = 0; s < count;) {
+        const int samples = layout_.tile.next_samples(count - s);
         work.patches = patches(s);
         work.delta =
             call_.delta_direct ? delta(begin + s, output) : deltas_ + s * positions_ * outputs;
-        work.norm = task_.norms ? norms_ + s * kLanes<T> : nullptr;
-        accumulate_tile(work, vectors, outputs);
+        work.norms = task_.norms ? norms_ + s * kLanes<T> : nullptr;
+        accumulate_tile(work, samples, outputs, vectors);
+        s += samples;
       }
+      work.sums += sums_wanted() * outputs * vectors * kLanes<T>;
       vector += vectors;
     }
   }
@@ -213,7 +232,7 @@ class TaskRun {
 }  // namespace
 
 GradTile layer_grad_tile(DType dtype) {
-  return {dtype == DType::kFloat64 ? kLanes<double> : kLanes<float>, kTileOutputs};
+  return dtype == DType::kFloat64 ? kTile<double> : kTile<float>;
 }
 
 void accumulate_layer_grads(const LayerGradCall& call, const GradTask& task, void* scratch) {

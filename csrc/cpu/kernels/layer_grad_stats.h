@@ -13,9 +13,25 @@
 
 namespace fastmem::cpu {
 
-// The largest tile of a gradient that stays in registers: vectors of `lanes` rows k, times outputs.
+// The largest tile of gradients that stays in registers: of `samples` (1 or 2), for `outputs` (a
+// power of two), `vectors` of `lanes` rows k each.
 struct GradTile {
-  int lanes, outputs;
+  int lanes, samples, outputs, vectors;
+
+  // The sides of the next tile where so much is left: of outputs a power of two, and of vectors
+  // rather 2 + 2 than 3 + 1.
+  __attribute__((always_inline)) int next_samples(int64_t left) const {
+    return left < samples ? 1 : samples;
+  }
+  __attribute__((always_inline)) int next_outputs(int64_t left) const {
+    int next = outputs;
+    while (next > left) next /= 2;
+    return next;
+  }
+  __attribute__((always_inline)) int next_vectors(int64_t left) const {
+    if (left >= vectors && left != vectors + 1) return vectors;
+    return left >= 2 ? 2 : 1;
+  }
 };
 
 // Which sums are kept, in this order in memory; norms are kept apart.
@@ -39,6 +55,7 @@ struct PatchLayout {
   int64_t panel_rows, panel_columns, panel_row_step, panel_column_step;
 
   int64_t samples_at_once;
+  GradTile tile;
 };
 
 // One call, the same for all tasks. Strides in elements: sample, channel, row, column.
@@ -57,7 +74,8 @@ struct LayerGradCall {
 struct GradTask {
   const PatchLayout* layout;
   int64_t first_channel, first_output, outputs, first_sample, samples;
-  void* sums;     // [sums wanted][outputs][vectors][lanes], set by the task
+  void* sums;     // set by the task: tile after tile, those of the same outputs behind each other,
+                  // and for each the sums wanted, [outputs][vectors][lanes] of the tile
   double* norms;  // [samples], set by the task; null where not wanted
 };
 
