@@ -6,7 +6,6 @@ Higher score = more likely a member, in every attack.
 from __future__ import annotations
 
 import dataclasses
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -114,13 +113,19 @@ def require_choice(argument: str, given: object, accepted: Iterable[str]) -> Non
 def _checked_targets(targets: Sequence[int] | None, num_models: int) -> list[int]:
     if targets is None:
         return list(range(num_models))
-    try:
-        rows = [operator.index(target) for target in np.asarray(targets).tolist()]
-    except TypeError:
-        raise InputError("targets", f"got {targets!r}", "give a list of model rows, such as [0, 1]") from None
-    if not rows or len(set(rows)) < len(rows) or not all(0 <= row < num_models for row in rows):
-        raise InputError("targets", f"got {rows}", f"give different rows of the {num_models} models, 0 the first")
-    return rows
+    rows = np.asarray(targets)
+    if (
+        rows.dtype.kind not in "iu"
+        or rows.ndim != 1
+        or len(np.unique(rows)) < len(rows)
+        or not ((rows >= 0) & (rows < num_models)).all()
+    ):
+        raise InputError(
+            "targets",
+            f"got {targets!r}",
+            f"give one or more of the models 0..{num_models - 1}, each once, as in [0, 1]",
+        )
+    return rows.tolist()
 
 
 def _check_population(key: str, signals: Signals, population: Signals | None) -> None:
