@@ -366,7 +366,7 @@ FASTMEM_HD KlRow<A> kl_by_terms(const Group& group, const Pairs& pairs, const Te
   row.shift =
       natural_log(weight_q) - log_weight - centred_difference(largest, largest_q, centre, t);
 
-  A kl = 0;
+  A kl = 0, mean = 0;
   FASTMEM_NO_UNROLL
   for (int j = 0; j < pairs.count(); ++j) {
     const A p = pairs.p(j), q = pairs.q(j);
@@ -378,10 +378,13 @@ FASTMEM_HD KlRow<A> kl_by_terms(const Group& group, const Pairs& pairs, const Te
       kl += kInfinity<A>;
     } else {
       const A u = centred_difference(p, q, centre, t) + row.shift;
+      mean = fused(mass_p, u, mean);
       kl += magnitude(u) <= kSeriesRange<A> ? mass_p * phi_series(u) : mass_p * (u - 1) + mass_q;
     }
   }
   kl = group.sum(kl);
+  // The mean of u is the KL, which depends on the normalisers' rounding to second order only.
+  row.shift += kl - group.sum(mean);
   // A NaN, a +inf, or nothing but -inf: no softmax exists.
   const bool defined = is_finite(row.lse_p) && is_finite(largest_q) && weight_q == weight_q;
   row.kl = defined ? kl : kNan<A>;

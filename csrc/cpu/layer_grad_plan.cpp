@@ -15,7 +15,8 @@ constexpr int64_t kWideVectors = 12;
 constexpr int64_t kFlatBytes = 512 << 10;
 // Up to here a tile is that of two samples.
 constexpr int64_t kPairPositions = 128;
-// Enough tasks for many threads, each of them enough work to be worth its start.
+// Enough tasks for many threads, each of them enough work to be worth its start. Partial sums of
+// parts of the samples so take 8 MB at most.
 constexpr int64_t kTasks = 32;
 constexpr int64_t kTaskWork = 1 << 20;
 constexpr int64_t kSplitPositions = 512;
@@ -245,6 +246,7 @@ LayerGradPlan plan_layer_grads(const LayerGradSizes& sizes, GradTile tile, int64
   plan.splits =
       std::max<int64_t>(1, std::min({kTasks / tiles, sizes.samples, work / tiles / kTaskWork,
                                      sizes.samples * sizes.positions() / kSplitPositions}));
+  plan.useful_threads = std::max<int64_t>(1, work / kTaskWork);
   return plan;
 }
 

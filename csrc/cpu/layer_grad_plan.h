@@ -45,6 +45,7 @@ struct LayerGradPlan {
   std::vector<PlannedTile> tiles;
   std::vector<int64_t> slots;  // of every pixel of the input in a panel
   int64_t splits;              // parts of the samples, with partial sums each
+  int64_t useful_threads;      // more would cost more to wake than they take over
 
   int64_t first_sample(int64_t samples, int64_t split) const { return samples * split / splits; }
   int64_t sum_elements(const PlannedTile& tile, int lanes) const {

@@ -101,7 +101,8 @@ class LayerGradRun {
   template <class T>
   void run(int64_t threads) {
     const int64_t tiles = static_cast<int64_t>(plan_.tiles.size()), splits = plan_.splits;
-    const int64_t workers = std::max<int64_t>(1, std::min(threads, tiles * splits));
+    const int64_t workers =
+        std::max<int64_t>(1, std::min({threads, tiles * splits, plan_.useful_threads}));
     const int64_t panel_bytes = scratch_bytes(plan_, sizes_, tile_, item_size_);
     const int64_t worker_bytes = panel_bytes + (splits == 1 ? largest_sums() : 0);
     const Memory scratch = allocate(workers * worker_bytes);

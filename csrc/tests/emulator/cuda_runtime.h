@@ -8,6 +8,7 @@
 // memory model of a GPU are not emulated; nor are overlapping blocks.
 #pragma once
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -54,8 +55,9 @@ struct Barrier {
 
 struct Fiber {
   ucontext_t context;
+  jmp_buf place;
   std::unique_ptr<char[]> stack;
-  bool done;
+  bool started, done;
 };
 
 class Block {
@@ -111,7 +113,7 @@ class Block {
   static constexpr size_t kStackBytes = 256 * 1024;
 
   void prepare(Fiber& fiber) {
-    fiber.done = false;
+    fiber.started = fiber.done = false;
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
@@ -139,10 +141,17 @@ class Block {
     current_ = index;
     threadIdx = dim3(index % blockDim.x, index / blockDim.x % blockDim.y,
                      index / (blockDim.x * blockDim.y));
-    swapcontext(&scheduler_, &fibers_[index].context);
+    Fiber& fiber = fibers_[index];
+    if (_setjmp(scheduler_) != 0) return;
+    if (fiber.started) _longjmp(fiber.place, 1);
+    fiber.started = true;
+    setcontext(&fiber.context);
   }
 
-  void yield() { swapcontext(&fibers_[current_].context, &scheduler_); }
+  // By jumps, for swapcontext makes two system calls.
+  void yield() {
+    if (_setjmp(fibers_[current_].place) == 0) _longjmp(scheduler_, 1);
+  }
 
   // `expected` may fall while threads wait: those that have returned are not waited for.
   template <typename Expected>
@@ -164,7 +173,7 @@ class Block {
   std::vector<Fiber> fibers_;
   std::map<std::pair<int, unsigned>, Barrier> barriers_;
   std::vector<uint64_t> slots_;
-  ucontext_t scheduler_;
+  jmp_buf scheduler_;
   std::exception_ptr failure_;
   int count_ = 0, current_ = 0, finished_ = 0;
   bool moved_ = false;

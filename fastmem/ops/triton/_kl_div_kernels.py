@@ -206,7 +206,7 @@ def _by_terms_row(largest_p, largest_q, weight_p, weight_q, inverse):
 
 @triton.jit
 def _by_terms(p, q, largest_p, largest_q, weight_p, weight_q, centre, shift, inverse, ACC: tl.constexpr):
-    """sum P phi(u) of every row, right for every special value; absent elements are -inf on both sides."""
+    """sum P phi(u) of every row, right for every special value, and sum P u; absent elements are -inf on both sides."""
     scale = inverse * LOG2E
     mass_p = tl.exp2((p - largest_p[:, None]) * scale) / weight_p[:, None]
     mass_q = tl.exp2((q - largest_q[:, None]) * scale) / weight_q[:, None]
@@ -214,7 +214,8 @@ def _by_terms(p, q, largest_p, largest_q, weight_p, weight_q, centre, shift, inv
     u = _centred(p, q, high[:, None], low[:, None], inverse) + shift[:, None]
     terms = tl.where(tl.abs(u) <= SERIES_RANGE, mass_p * _phi_series(u, ACC), mass_p * (u - 1.0) + mass_q)
     terms = tl.where(q == float("-inf"), float("inf"), terms)
-    return tl.sum(tl.where(p == float("-inf"), mass_q, terms), 1)
+    means = tl.where(p == float("-inf"), 0.0, mass_p * u)
+    return tl.sum(tl.where(p == float("-inf"), mass_q, terms), 1), tl.sum(means, 1)
 
 
 @triton.jit
@@ -255,7 +256,9 @@ def kl_rows(
         largest, largest_q = tl.max(p, 1), tl.max(q, 1)
         weight, weight_q = _by_terms_sums(p, q, largest, largest_q, inverse)
         terms_lse, terms_centre, terms_shift = _by_terms_row(largest, largest_q, weight, weight_q, inverse)
-        terms_kl = _by_terms(p, q, largest, largest_q, weight, weight_q, terms_centre, terms_shift, inverse, ACC)
+        terms_kl, mean = _by_terms(p, q, largest, largest_q, weight, weight_q, terms_centre, terms_shift, inverse, ACC)
+        # The mean of u is the KL, which depends on the normalisers' rounding to second order only.
+        terms_shift += terms_kl - mean
         terms_kl = _where_defined(terms_kl, terms_lse, largest_q, weight_q, ACC)
         kl = tl.where(regular, kl, terms_kl)
         lse_p = tl.where(regular, lse_p, terms_lse)
@@ -352,12 +355,16 @@ def kl_merge_segments(
             weight_q += more_q
         lse_p, centre, shift = _by_terms_row(largest_p, largest_q, weight_p, weight_q, inverse)
         kl = zero
+        mean = zero
         for start in range(0, classes, BLOCK):
             column = start + tl.arange(0, BLOCK)
             inside = (column < classes)[None, :]
             p = load_tile(p_ptr, p_row, column, p_class, inside, absent, ACC)
             q = load_tile(q_ptr, q_row, column, q_class, inside, absent, ACC)
-            kl += _by_terms(p, q, largest_p, largest_q, weight_p, weight_q, centre, shift, inverse, ACC)
+            more_kl, more_mean = _by_terms(p, q, largest_p, largest_q, weight_p, weight_q, centre, shift, inverse, ACC)
+            kl += more_kl
+            mean += more_mean
+        shift += kl - mean
         kl = _where_defined(kl, lse_p, largest_q, weight_q, ACC)
     tl.store(kl_ptr + row, kl)
     tl.store(lse_ptr + row, lse_p)
