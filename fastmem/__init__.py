@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fastmem import attacks, metrics
     from fastmem.ops import LogitStats, explain, kl_div, logit_margin, logit_stats, use_backend
+    from fastmem.ops.grad_stats import GradStats, grad_stats
+    from fastmem.ops.per_sample_grads import per_sample_grads
     from fastmem.ops.top_fraction import top_fraction
     from fastmem.ops.weight_importance import weight_importance
     from fastmem.signals import Signals
@@ -19,15 +21,18 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "GradStats",
     "LogitStats",
     "Signals",
     "__version__",
     "attacks",
     "explain",
+    "grad_stats",
     "kl_div",
     "logit_margin",
     "logit_stats",
     "metrics",
+    "per_sample_grads",
     "top_fraction",
     "use_backend",
     "weight_importance",
@@ -35,12 +40,15 @@ __all__ = [
 
 _MODULES = ("attacks", "metrics")
 _HOME = {
+    "GradStats": "fastmem.ops.grad_stats",
     "LogitStats": "fastmem.ops",
     "Signals": "fastmem.signals",
     "explain": "fastmem.ops",
+    "grad_stats": "fastmem.ops.grad_stats",
     "kl_div": "fastmem.ops",
     "logit_margin": "fastmem.ops",
     "logit_stats": "fastmem.ops",
+    "per_sample_grads": "fastmem.ops.per_sample_grads",
     "top_fraction": "fastmem.ops.top_fraction",
     "use_backend": "fastmem.ops",
     "weight_importance": "fastmem.ops.weight_importance",
