@@ -1,5 +1,5 @@
-// fastmem._cpu: operators on raw pointers, sizes and strides. It knows nothing of torch; who calls it checks arguments
-// and owns memory.
+// fastmem._cpu: operators on raw pointers, sizes and strides. It knows nothing of torch; who calls
+// it checks arguments and owns memory.
 #include <pybind11/pybind11.h>
 
 #include "cpu/isa.h"
