@@ -64,19 +64,20 @@ def _canonical(value: Any) -> Any:
 
 
 @functools.cache
-def code_version(*packages: str) -> str:
-    """SHA-256 over the sources of some of fastmem's packages and over its native modules.
+def code_version(*parts: str) -> str:
+    """SHA-256 over the sources of some parts of fastmem and over its native modules.
 
     A version number changes with releases only; this changes with every edit, so rows that other code wrote are never
     taken for this code's.
 
     Args:
-        *packages: Names below ``fastmem``, for example ``"training"``.
+        *parts: Packages and files below ``fastmem``, for example ``"training"`` or ``"engine/plan.py"``.
     """
     root = Path(fastmem.__file__).parent
     digest = hashlib.sha256()
-    for package in sorted(packages):
-        for source in sorted((root / package).rglob("*.py")):
+    for part in sorted(parts):
+        home = root / part
+        for source in [home] if home.suffix == ".py" else sorted(home.rglob("*.py")):
             _add_file(digest, source.relative_to(root).as_posix(), source)
     for name in _NATIVE_MODULES:
         spec = importlib.util.find_spec(name)

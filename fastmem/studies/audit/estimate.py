@@ -16,7 +16,8 @@ from fastmem.engine import readable_size
 from fastmem.report.tables import count, duration
 from fastmem.signals import Signals
 from fastmem.signals.statistics import trailing_shape
-from fastmem.studies.audit.plan import AuditPlan, Cohort, Job
+from fastmem.studies.audit.job import Cohort, Job
+from fastmem.studies.audit.plan import AuditPlan
 from fastmem.studies.audit.task import build, query, try_training
 from fastmem.studies.membership import Tables, evaluate
 

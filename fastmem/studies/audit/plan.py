@@ -1,31 +1,24 @@
-"""From a config to work: records, masks, seeds and the content key of every row, before anything is trained.
-
-Two cohorts of models are trained. The *shadow* models train on the pool, each on its half. The *null* models train on
-bystanders and never see the pool; the mask that the attacks get for them is of the same design and means nothing.
-"""
+"""From a config to work: everything that can be refused is refused here, before anything is trained or written."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 import joblib
 import numpy as np
 import torch
 from torch import nn
 
-from fastmem.attacks import ATTACKS, make_attack
+from fastmem.attacks import ATTACKS, Attack, make_attack
 from fastmem.data import Dataset, Split, load_dataset, make_design, make_queries, split_records
-from fastmem.engine import code_version, content_key, source_fingerprint
 from fastmem.errors import InputError, UnknownNameError
-from fastmem.imports import is_import_path
 from fastmem.models import build_model, count_parameters
-from fastmem.ops import explain
 from fastmem.signals import Signals, stored_names
+from fastmem.studies.audit.cohorts import make_cohorts
 from fastmem.studies.audit.config import AuditConfig
-from fastmem.training import Recipe
+from fastmem.studies.audit.job import Job
 
-__all__ = ["AuditPlan", "Cohort", "Job", "Table", "make_plan"]
+__all__ = ["AuditPlan", "make_plan"]
 
 # The clean answers' correctness gives the train and test accuracy of every model.
 _ALWAYS_STORED = ("margin", "hinge")
@@ -36,99 +29,9 @@ _FEW_INPUTS_HIDDEN = [128]
 # Enough made-up records that an attack which fits a classifier finds both classes in every part of them.
 _TRIED_RECORDS = 128
 
+# About a second of arithmetic on one core.
 _TASK_OPERATIONS = 2e10
 _LARGEST_PACK = 16
-
-_TRAINING_CODE = ("data", "models", "ops", "training")
-_QUERY_CODE = ("data", "ops", "signals")
-
-
-@dataclass(frozen=True, eq=False)
-class Table:
-    """Records that a cohort is queried on, and where the answers go.
-
-    Args:
-        group: Group of the signals store.
-        x: Records [N, ...].
-        y: Labels [N].
-        keep: The mask [M, N] that the attacks will get.
-        keys: Content key of each model's row.
-    """
-
-    group: str
-    x: np.ndarray
-    y: np.ndarray
-    keep: np.ndarray
-    keys: tuple[str, ...]
-
-
-@dataclass(frozen=True, eq=False)
-class Cohort:
-    """Models that are trained on parts of one set of records.
-
-    Args:
-        name: ``"shadow"`` or ``"null"``.
-        x: Training records [R, ...].
-        y: Their labels [R].
-        train: Which of them each model trains on, bool [M, R].
-        seeds: Seed of each model's initial weights, batch order, augmentation and dropout.
-        keys: Content key of each trained model.
-        tables: What the models are queried on.
-        keep_models: Whether the models are saved.
-        held_out: Records and labels that early stopping watches, where the recipe asks for it.
-    """
-
-    name: str
-    x: np.ndarray
-    y: np.ndarray
-    train: np.ndarray
-    seeds: tuple[int, ...]
-    keys: tuple[str, ...]
-    tables: tuple[Table, ...]
-    keep_models: bool
-    held_out: tuple[np.ndarray, np.ndarray] | None
-
-
-@dataclass(frozen=True, eq=False)
-class Job:
-    """What every task shares; plain values and numpy arrays, so that it travels to other processes.
-
-    Args:
-        cohorts: By name.
-        model: Name or import path of the network.
-        model_args: Its options.
-        input_shape: Shape of one record.
-        num_classes: C.
-        mean: Normalisation of the inputs.
-        std: The same.
-        recipe: How to train.
-        queries: Kind of the views shown.
-        stats: Statistics to store.
-        save_logits: Whether logits are stored too.
-        device: ``"cpu"`` or ``"cuda"``.
-        store: Folder of the signals.
-        models: Folder of the saved models.
-    """
-
-    cohorts: dict[str, Cohort]
-    model: str
-    model_args: dict[str, Any]
-    input_shape: tuple[int, ...]
-    num_classes: int
-    mean: np.ndarray
-    std: np.ndarray
-    recipe: Recipe
-    queries: str
-    stats: tuple[str, ...]
-    save_logits: bool
-    device: str
-    store: str
-    models: str
-
-    @property
-    def arrays(self) -> tuple[str, ...]:
-        """What a row of the store holds."""
-        return (*self.stats, "logits") if self.save_logits else self.stats
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +54,7 @@ class AuditPlan:
     dataset: Dataset
     fingerprint: str
     split: Split
-    attacks: dict[str, Any]
+    attacks: dict[str, Attack]
     job: Job
     workers: int
     parameters: int
@@ -218,7 +121,7 @@ def make_plan(config: AuditConfig) -> AuditPlan:
         store=str(config.run_dir / "signals.zarr"),
         models=str(config.run_dir / "models"),
     )
-    job = replace(job, cohorts={cohort.name: cohort for cohort in _cohorts(config, split, job)})
+    job = replace(job, cohorts=make_cohorts(config, split, job))
     return AuditPlan(
         config,
         dataset,
@@ -238,7 +141,7 @@ def _device(asked: str) -> str:
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
-def _attacks(config: AuditConfig) -> dict[str, Any]:
+def _attacks(config: AuditConfig) -> dict[str, Attack]:
     keys = tuple(ATTACKS) if config.attack_keys == ("all",) else config.attack_keys
     if not keys:
         raise InputError("attacks", "none given", f"name some of {', '.join(ATTACKS)}, or all")
@@ -264,7 +167,7 @@ def _resolved(config: AuditConfig, split: Split) -> AuditConfig:
     )
 
 
-def _possible(attacks: dict[str, Any], config: AuditConfig) -> dict[str, Any]:
+def _possible(attacks: dict[str, Attack], config: AuditConfig) -> dict[str, Attack]:
     """The attacks, each tried on a few made-up records, so that too few models show now and not after training."""
     if not config.population:
         without = {key: attack for key, attack in attacks.items() if not attack.needs_population}
@@ -277,7 +180,7 @@ def _possible(attacks: dict[str, Any], config: AuditConfig) -> dict[str, Any]:
             continue
         rng = np.random.default_rng(0)
         keep = make_design(config.design, count, _TRIED_RECORDS, 0)
-        pool, population = (_made_up(attacks, mask, rng) for mask in (keep, np.zeros_like(keep)))
+        pool, population = (_made_up(mask, rng) for mask in (keep, np.zeros_like(keep)))
         for key, attack in attacks.items():
             try:
                 attack(pool, targets=[0], population=population if attack.needs_population else None)
@@ -288,109 +191,6 @@ def _possible(attacks: dict[str, Any], config: AuditConfig) -> dict[str, Any]:
     return attacks
 
 
-def _made_up(attacks: dict[str, Any], keep: np.ndarray, rng: np.random.Generator) -> Signals:
+def _made_up(keep: np.ndarray, rng: np.random.Generator) -> Signals:
     logits = rng.normal(size=(*keep.shape, 1, 3))
     return Signals(labels=np.arange(keep.shape[1]) % 3, keep=keep, logits=logits)
-
-
-def _cohorts(config: AuditConfig, split: Split, job: Job) -> list[Cohort]:
-    design, seed = config.design, config.seed
-    keep = make_design(design, config.num_models, len(split.pool), seed)
-    cohorts = [_cohort("shadow", "", split.pool, keep, keep, config, split, job)]
-    if config.null_models and split.bystanders is not None:
-        rng = np.random.default_rng([seed, 1])
-        shape = (config.null_models, len(split.bystanders))
-        # As many records as an audited model trains on, where there are that many.
-        size = min(len(split.pool) // 2, shape[1])
-        train = rng.permuted(np.tile(np.arange(shape[1]) < size, (shape[0], 1)), axis=1)
-        claimed = make_design(design, config.null_models, len(split.pool), seed + 1)
-        cohorts.append(_cohort("null", "null", split.bystanders, train, claimed, config, split, job))
-    return cohorts
-
-
-def _cohort(
-    name: str,
-    group: str,
-    records: Dataset,
-    train: np.ndarray,
-    keep: np.ndarray,
-    config: AuditConfig,
-    split: Split,
-    job: Job,
-) -> Cohort:
-    seeds = tuple(_model_seed(config.seed, name, model) for model in range(len(train)))
-    held_out = _held_out(config, split, name)
-    keys = _training_keys(records, train, seeds, held_out, job)
-    queried = [(group, split.pool, keep)]
-    if split.population is not None:
-        unseen = np.zeros((len(train), len(split.population)), dtype=bool)
-        queried.append((f"{group}/population".lstrip("/"), split.population, unseen))
-    return Cohort(
-        name=name,
-        x=records.x.numpy(),
-        y=records.y.numpy(),
-        train=train,
-        seeds=seeds,
-        keys=keys,
-        tables=tuple(_table(where, shown, mask, keys, job) for where, shown, mask in queried),
-        keep_models=config.save_models and name == "shadow",
-        held_out=None if held_out is None else (held_out.x.numpy(), held_out.y.numpy()),
-    )
-
-
-def _held_out(config: AuditConfig, split: Split, name: str) -> Dataset | None:
-    """What early stopping watches: never the records under attack, nor those that the attacks compare with."""
-    if config.recipe.patience is None:
-        return None
-    records = split.bystanders if name == "shadow" else split.population
-    if records is None:
-        raise InputError(
-            "recipe.patience",
-            f"{config.recipe.patience}, but no records are left to watch",
-            "give some --bystanders and --population, or leave it out",
-        )
-    return records
-
-
-def _table(group: str, records: Dataset, keep: np.ndarray, models: tuple[str, ...], job: Job) -> Table:
-    shared = {
-        "records": records.fingerprint(),
-        "normalisation": (job.mean, job.std),
-        "queries": [query.name for query in make_queries(job.queries)],
-        "stats": job.stats,
-        "save_logits": job.save_logits,
-        "device": job.device,
-        "backend": _statistics_backend(job),
-        "code": code_version(*_QUERY_CODE),
-    }
-    keys = tuple(content_key(model=key, keep=row, **shared) for key, row in zip(models, keep, strict=True))
-    return Table(group, records.x.numpy(), records.y.numpy(), keep, keys)
-
-
-def _training_keys(
-    records: Dataset, train: np.ndarray, seeds: tuple[int, ...], held_out: Dataset | None, job: Job
-) -> tuple[str, ...]:
-    shared = {
-        "records": records.fingerprint(),
-        "held_out": None if held_out is None else held_out.fingerprint(),
-        "normalisation": (job.mean, job.std),
-        "model": job.model,
-        "model_args": job.model_args,
-        "model_source": source_fingerprint("model", job.model) if is_import_path(job.model) else None,
-        "recipe": {field.name: getattr(job.recipe, field.name) for field in fields(job.recipe)},
-        "device": job.device,
-        "torch": str(torch.__version__),
-        "code": code_version(*_TRAINING_CODE),
-    }
-    return tuple(content_key(train=row, seed=seed, **shared) for row, seed in zip(train, seeds, strict=True))
-
-
-def _statistics_backend(job: Job) -> str | None:
-    """The implementation that reduces logits: another one may round the last bit differently."""
-    logits = torch.zeros(1, 1, job.num_classes, dtype=torch.float64, device=job.device)
-    labels = torch.zeros(1, 1, dtype=torch.int64, device=job.device)
-    return explain("logit_stats", logits, labels).chosen
-
-
-def _model_seed(seed: int, cohort: str, model: int) -> int:
-    return int(content_key(seed=seed, cohort=cohort, model=model)[:15], 16)

@@ -13,7 +13,7 @@ from fastmem.data import make_queries
 from fastmem.errors import StoreError
 from fastmem.signals.store import SignalsWriter
 from fastmem.signals.stored import open_table, stored_groups
-from fastmem.studies.audit.plan import Cohort, Job, Table
+from fastmem.studies.audit.job import Cohort, Job, Table
 from fastmem.training import load_checkpoint
 
 __all__ = ["METADATA", "checkpoint_path", "load_saved", "missing_rows", "open_writer", "prepare_store"]

@@ -22,7 +22,7 @@ from fastmem.engine import Task
 from fastmem.errors import FastmemError, InputError
 from fastmem.models import build_model
 from fastmem.signals.query import query_model
-from fastmem.studies.audit.plan import Cohort, Job, Table
+from fastmem.studies.audit.job import Cohort, Job, Table
 from fastmem.studies.audit.store import METADATA, checkpoint_path, load_saved, open_writer
 from fastmem.training import load_into, save_checkpoint, train_models
 
@@ -125,6 +125,7 @@ def query(job: Job, network: nn.Module, table: Table, cohort: str, model: int) -
             make_queries(job.queries),
             job.arrays,
             (as_tensor(job.mean), as_tensor(job.std)),
+            batch_size=job.query_batch,
             device=job.device,
         )
     except InputError as error:

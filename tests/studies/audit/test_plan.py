@@ -105,7 +105,7 @@ def test_what_decides_nothing_is_in_no_key(small_audit: SmallAudit, change: dict
 @pytest.mark.parametrize(
     "patch",
     [
-        ("fastmem.studies.audit.plan.code_version", lambda *packages: "edited"),
+        ("fastmem.studies.audit.cohorts.code_version", lambda *packages: "edited"),
         ("torch.__version__", "0.0.1"),
     ],
     ids=["code", "torch"],
@@ -122,7 +122,7 @@ def test_the_implementation_that_reduces_logits_is_in_the_row(
     small_audit: SmallAudit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = make_plan(small_audit())
-    monkeypatch.setattr("fastmem.studies.audit.plan._statistics_backend", lambda job: "another")
+    monkeypatch.setattr("fastmem.studies.audit.cohorts._statistics_backend", lambda job: "another")
     after = make_plan(small_audit())
     assert _model_keys(before) == _model_keys(after)
     assert not _row_keys(before) & _row_keys(after)

@@ -126,7 +126,7 @@ def test_changed_data_of_the_same_shape_is_trained_again(small_audit: SmallAudit
 
 @pytest.mark.usefixtures("without_report", "finished")
 def test_changed_code_is_trained_again(small_audit: SmallAudit, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fastmem.studies.audit.plan.code_version", lambda *packages: "another")
+    monkeypatch.setattr("fastmem.studies.audit.cohorts.code_version", lambda *packages: "another")
     assert run_audit(small_audit()).trained == 16
 
 
@@ -183,9 +183,9 @@ def test_a_folder_that_holds_something_else_is_refused(small_audit: SmallAudit) 
 _KILLED = """
 import sys
 from pathlib import Path
-from fastmem.studies.audit import AuditConfig, plan, run_audit
+from fastmem.studies.audit import AuditConfig, cohorts, run_audit
 from fastmem.training import Recipe
-plan.code_version = lambda *packages: "fixed"
+cohorts.code_version = lambda *packages: "fixed"
 run_audit(AuditConfig(out=Path(sys.argv[1]), pool=80, population=40, bystanders=40, model_args={"hidden": [16]},
     num_models=8, null_models=8, recipe=Recipe(epochs=300), attacks="loss,lira_online,rmia_online", workers=2))
 """
@@ -196,7 +196,7 @@ def test_a_killed_run_continues_to_the_same_bytes(
     small_audit: SmallAudit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An edit of the sources while this runs would rightly make the rows stale.
-    monkeypatch.setattr("fastmem.studies.audit.plan.code_version", lambda *packages: "fixed")
+    monkeypatch.setattr("fastmem.studies.audit.cohorts.code_version", lambda *packages: "fixed")
     undisturbed = _bytes(run_audit(small_audit(recipe=Recipe(epochs=300), out=tmp_path / "calm")).run_dir)
     config = small_audit(recipe=Recipe(epochs=300))
     process = subprocess.Popen([sys.executable, "-c", _KILLED, str(config.run_dir)], stderr=subprocess.DEVNULL)
