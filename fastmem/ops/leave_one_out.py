@@ -35,6 +35,7 @@ __all__ = [
     "CUT_TO_SMALLER",
     "References",
     "leave_one_out",
+    "missing_out",
     "reference_masks",
     "reference_sizes",
     "require_mask",
@@ -129,6 +130,31 @@ def reference_masks(keep: Tensor, target: int, partner: int, rule: int, first_sa
     wanted = _wanted(*sizes, keep[target], rule)
     start = _hash(target, first_sample + torch.arange(keep.shape[1], device=keep.device))
     return _cut(groups[0], sizes[0], wanted[0], start), _cut(groups[1], sizes[1], wanted[1], start)
+
+
+def missing_out(keep: Tensor, references: References, first_sample: int = 0) -> Tensor | None:
+    """Which one of the models that did not train on a record is no OUT reference of a target.
+
+    Args:
+        keep: Membership, bool [M, N], of the records from ``first_sample`` on.
+        references: The plan.
+        first_sample: Number of the first record.
+
+    Returns:
+        Rows of models, int64 [T, N], -1 where all are; None if :data:`CUT_TO_SMALLER` may leave out several.
+    """
+    if (references.rules == CUT_TO_SMALLER).any():
+        return None
+    samples = first_sample + torch.arange(keep.shape[1], device=keep.device)
+    out_first = keep.sort(dim=0, stable=True).indices
+    n_out = (~keep).sum(0)
+    missing = torch.empty((len(references.targets), keep.shape[1]), dtype=torch.int64, device=keep.device)
+    for row, (target, partner, rule) in enumerate(zip(*(part.tolist() for part in references), strict=True)):
+        missing[row] = torch.where(keep[target], partner, target)
+        if rule == CUT_ONE:
+            cut = out_first.gather(0, (_hash(target, samples) * n_out >> 31)[None])[0]
+            missing[row] = torch.where(keep[target], cut, missing[row])
+    return missing
 
 
 def require_mask(keep: Tensor) -> None:

@@ -13,6 +13,7 @@ from fastmem.ops.leave_one_out import (
     CUT_ONE,
     CUT_TO_SMALLER,
     leave_one_out,
+    missing_out,
     reference_masks,
     reference_sizes,
 )
@@ -122,6 +123,25 @@ def test_masks_have_the_sizes_and_hold_other_models_of_their_kind(keep: Tensor, 
         assert not (into & ~keep).any()
         assert not (out & keep).any()
         assert not (into | out)[target].any()
+
+
+@pytest.mark.parametrize("counts", ["equal", "all"])
+@pytest.mark.parametrize("keep", [exact(8, 50, 4), paired(8, 50), exact(9, 50, 2), coins(6, 50, 0.0)])
+def test_the_missing_out_model(keep: Tensor, counts: str) -> None:
+    plan = leave_one_out(keep, None, counts)
+    missing = missing_out(keep, plan, first_sample=7)
+    assert missing is not None
+    for row, (target, partner, rule) in enumerate(zip(*(part.tolist() for part in plan), strict=True)):
+        _, out = reference_masks(keep, target, partner, rule, first_sample=7)
+        rest = ~keep
+        concerned = missing[row] >= 0
+        rest[missing[row][concerned], concerned.nonzero()[:, 0]] = False
+        assert torch.equal(rest, out)
+
+
+def test_several_may_be_missing_where_the_larger_group_is_cut_to_the_smaller() -> None:
+    keep = coins(9, 50, 0.5)
+    assert missing_out(keep, leave_one_out(keep)) is None
 
 
 def test_blocks_choose_as_the_whole() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from fastmem.attacks.membership.base import Attack, AttackResult, require_choice
 from fastmem.attacks.membership.panel import Panel, sample_blocks
 from fastmem.errors import InputError
+from fastmem.ops.leave_one_out import missing_out
 from fastmem.signals import Signals
 
 __all__ = ["AttackR"]
@@ -63,18 +64,44 @@ class AttackR(Attack):
         loss = signals.stat("loss")
         scores = np.empty((len(targets), signals.num_samples))
         for samples in sample_blocks(loss):
-            said = torch.from_numpy(np.array(loss[:, samples]))
-            for row, target in enumerate(targets):
-                out = panel.reference_masks(row, samples)[1]
-                scores[row, samples] = 1.0 - self._rank(said[target], said, out).mean(-1).numpy()
+            said = torch.from_numpy(np.array(loss[:, samples])).clamp(0.0, self.ceiling)
+            missing = missing_out(panel.keep[:, samples], panel.plan, samples.start)
+            if missing is None:
+                masks = [panel.reference_masks(row, samples)[1] for row in range(len(targets))]
+                parts = [self._among(said[target], said, out) for target, out in zip(targets, masks, strict=True)]
+                quantile = torch.stack(parts)
+            else:
+                quantile = self._among_sorted(said[targets], said, panel.keep[:, samples], missing)
+            scores[:, samples] = 1.0 - quantile.mean(-1).numpy()
         return AttackResult(scores)
 
-    def _rank(self, loss: Tensor, losses: Tensor, out: Tensor) -> Tensor:
-        """Interpolated quantile [B, A] of ``loss`` [B, A] among the ``losses`` [M, B, A] of the models ``out`` [M, B]."""
-        loss = loss.clamp(max=self.ceiling)
+    def _among(self, x: Tensor, losses: Tensor, out: Tensor) -> Tensor:
+        """Quantile of one target's losses [B, A] among those [M, B, A] of its references, ``out`` [M, B]."""
         out = out.unsqueeze(-1)
-        is_below = out & (losses <= loss)
+        is_below = out & (losses <= x)
         below = losses.where(is_below, 0.0).amax(0)
-        above = losses.where(out & ~is_below, self.ceiling).amin(0).clamp(max=self.ceiling)
-        part = ((loss - below) / (above - below)).nan_to_num(1.0)
-        return (is_below.sum(0) + part) / (out.sum(0) + 1)
+        above = losses.where(out & ~is_below, self.ceiling).amin(0)
+        return self._interpolate(x, below, above, is_below.sum(0), out.sum(0))
+
+    def _among_sorted(self, x: Tensor, losses: Tensor, keep: Tensor, missing: Tensor) -> Tensor:
+        """The same for all targets [T, B, A]: OUT losses are sorted once, and the ``missing`` [T, B] is passed over."""
+        # 0 before and the ceiling after the OUT losses, twice each: whatever is passed over, there are neighbours.
+        ends = torch.tensor([0.0, 0.0, self.ceiling, self.ceiling], dtype=torch.float64)[:, None, None]
+        ranked = torch.cat([losses.where(~keep.unsqueeze(-1), torch.inf), ends.expand(4, *losses.shape[1:])])
+        ranked = ranked.permute(1, 2, 0).sort(dim=-1).values.contiguous()
+        x, is_missing = x.permute(1, 2, 0).contiguous(), (missing >= 0).T.unsqueeze(1)
+        passed = losses.permute(1, 2, 0).gather(2, missing.clamp(min=0).T.unsqueeze(1).expand_as(x))
+        passed = passed.where(is_missing, torch.nan)
+
+        place = torch.searchsorted(ranked, x, right=True).clamp(max=ranked.shape[-1] - 2)
+        below, above = ranked.gather(2, place - 1), ranked.gather(2, place)
+        below = torch.where(passed == below, ranked.gather(2, place - 2), below)
+        above = torch.where(passed == above, ranked.gather(2, place + 1), above)
+        count = place - 2 - (passed <= x).long()
+        num_out = (~keep).sum(0)[:, None, None] - is_missing.long()
+        return self._interpolate(x, below, above, count, num_out).permute(2, 0, 1)
+
+    def _interpolate(self, x: Tensor, below: Tensor, above: Tensor, count: Tensor, num_out: Tensor) -> Tensor:
+        """The quantile of x between its neighbours, ``count`` of ``num_out`` losses lying below it."""
+        quantile = (count + (x - below) / (above - below)) / (num_out + 1)
+        return quantile.masked_fill(x >= self.ceiling, 1.0)

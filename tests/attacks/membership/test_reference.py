@@ -18,7 +18,7 @@ Tables = tuple[Signals, Signals]
 
 
 def by_interpolation(attack: AttackR, pool: Signals) -> np.ndarray:
-    loss, keep = pool.stat("loss"), torch.from_numpy(pool.keep)
+    loss, keep = np.minimum(pool.stat("loss"), attack.ceiling), torch.from_numpy(pool.keep)
     scores = np.empty(pool.keep.shape)
     for target, partner, rule in zip(
         *(part.tolist() for part in leave_one_out(keep, None, attack.counts)), strict=True
@@ -33,9 +33,27 @@ def by_interpolation(attack: AttackR, pool: Signals) -> np.ndarray:
     return scores
 
 
-@pytest.mark.parametrize("attack", [AttackR(), AttackR(counts="all"), AttackR(ceiling=50.0)])
-def test_interpolated_rank(make_tables: Callable[..., Tables], attack: AttackR) -> None:
-    pool, _ = make_tables(8, 30, queries=2)
+def masks(design: str) -> np.ndarray:
+    uniform = np.random.default_rng(0).random((9, 30))
+    keep = uniform < 0.5
+    if design == "exact":
+        keep = uniform.argsort(axis=0) < 4
+    if design == "paired":
+        keep = np.concatenate([keep[:5], ~keep[:5]])
+    if design == "outside target":
+        keep[:8] = uniform[:8].argsort(axis=0) < 4
+    inside = keep.sum(axis=0)
+    return keep[:, (inside > 2) & (inside < len(keep) - 2)]
+
+
+@pytest.mark.parametrize("attack", [AttackR(), AttackR(counts="all"), AttackR(ceiling=2.0)])
+@pytest.mark.parametrize("digits", [0, 12])
+@pytest.mark.parametrize("design", ["exact", "paired", "coins", "outside target"])
+def test_interpolated_rank(make_tables: Callable[..., Tables], design: str, digits: int, attack: AttackR) -> None:
+    keep = masks(design)
+    pool, _ = make_tables(*keep.shape, queries=2, keep=keep)
+    if not digits:  # losses that tie
+        pool = Signals(pool.labels, keep, stats={"loss": np.round(pool.stat("loss"))})
     np.testing.assert_allclose(attack(pool), by_interpolation(attack, pool), rtol=0, atol=1e-13)
 
 
@@ -56,11 +74,11 @@ def test_solved_by_hand(loss: float, score: float) -> None:
     assert AttackR(ceiling=10.0)(pool, [2])[0, 0] == pytest.approx(score)
 
 
-def test_a_loss_beyond_the_ceiling_among_references() -> None:
+def test_losses_beyond_the_ceiling_are_all_the_same() -> None:
     keep = np.array([[False], [False], [True]])
     pool = Signals([0], keep, stats={"loss": np.array([[[1.0]], [[50.0]], [[60.0]]])})
-    assert AttackR(ceiling=10.0)(pool, [2])[0, 0] == pytest.approx(1 / 3)
-    assert AttackR()(pool, [2])[0, 0] < 1 / 3
+    assert AttackR(ceiling=10.0)(pool, [2])[0, 0] == 0.0
+    assert 0.0 < AttackR()(pool, [2])[0, 0] < 1 / 3
 
 
 def test_doors(make_tables: Callable[..., Tables]) -> None:
