@@ -14,7 +14,7 @@ Rochette, Manoel and Tramel 2019, arXiv:1912.06015.)
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -80,6 +80,31 @@ def layer_grad_stats(
         UnknownNameError: ``stats`` names none of the four.
         InputError: Shapes, dtypes, devices or options do not fit each other.
     """
+    arguments = forward_arguments(
+        a,
+        delta,
+        stats,
+        kernel_size=kernel_size,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+    )
+    return select("layer_grad_stats", *arguments).forward(*arguments)
+
+
+def forward_arguments(
+    a: Tensor,
+    delta: Tensor,
+    stats: Collection[str],
+    *,
+    kernel_size: tuple[int, int] | None = None,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int] = (0, 0),
+    dilation: tuple[int, int] = (1, 1),
+    groups: int = 1,
+) -> tuple[Any, ...]:
+    """What an implementation is handed for a public call, checked."""
     stats = _checked_stats(stats)
     require_tensor("a", a)
     require_tensor("delta", delta)
@@ -99,8 +124,7 @@ def layer_grad_stats(
         ):
             _require_pair(name, pair, least)
         _require_convolution(a, delta, kernel_size, stride, padding, dilation, groups)
-    arguments = (a.detach(), delta.detach(), stats, kernel_size, stride, padding, dilation, groups)
-    return select("layer_grad_stats", *arguments).forward(*arguments)
+    return a.detach(), delta.detach(), stats, kernel_size, stride, padding, dilation, groups
 
 
 def weight_shape(a: Tensor, delta: Tensor, kernel_size: tuple[int, int] | None, groups: int) -> tuple[int, ...]:

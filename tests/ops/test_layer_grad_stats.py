@@ -270,10 +270,10 @@ def test_a_forgotten_border_would_be_seen():
     assert_equal(padded, by_autograd(a, delta, options), precise=False)
 
 
-def test_explain_names_the_kernel():
-    a, delta, _ = operands(2, 3, 4, (6, 6), (3, 3), {})
-    arguments = (a, delta, ("sum",), (3, 3), (1, 1), (0, 0), (1, 1), 1)
-    assert set(explain("layer_grad_stats", *arguments).remarks) >= {"reference", "cpu"}
+def test_explain_takes_the_arguments_of_the_function():
+    a, delta, options = operands(2, 3, 4, (6, 6), (3, 3), {"padding": (1, 1)})
+    remarks = explain("layer_grad_stats", a, delta, ("sum",), **options).remarks
+    assert remarks["reference" if WHY_NO_CPU else "cpu"].startswith("runs")
 
 
 @pytest.mark.parametrize(
