@@ -50,7 +50,7 @@ struct TilePairs {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kTileRows<T>)
+__global__ void __launch_bounds__(kTileRows<T>, 8)
     kl_short_rows(const __grid_constant__ Arguments<T> args, TileSource<T> p, TileSource<T> q,
                   SmallDivisor by_classes) {
   __shared__ int64_t offsets[2][kTileRows<T>];

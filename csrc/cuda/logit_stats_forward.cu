@@ -29,7 +29,7 @@ struct Results {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kTileRows<T>)
+__global__ void __launch_bounds__(kTileRows<T>, 8)
     logit_short_rows(const __grid_constant__ LogitRows<T> rows, TileSource<T> source,
                      SmallDivisor by_classes, Results<Accumulator<T>> results) {
   using A = Accumulator<T>;
