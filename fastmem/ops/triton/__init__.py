@@ -20,6 +20,7 @@ from fastmem.ops._leading import leading
 
 __all__ = [
     "MAX_LEADING_DIMS",
+    "OPTIONS",
     "alignment",
     "ceil_divide",
     "gradient_like",
@@ -42,6 +43,8 @@ __all__ = [
 TILE = 1024
 #: The longest row that is held in one tile, by 8 warps.
 LONGEST_ROW = 2 * TILE
+#: Products are fused into additions, which halves the work of a polynomial. From Triton 3.10 on only on request.
+OPTIONS = {"enable_fp_fusion": True}
 #: Leading dimensions of unrelated strides that the kernels walk through.
 MAX_LEADING_DIMS = 3
 _OLDEST_VERSION = (3, 6)

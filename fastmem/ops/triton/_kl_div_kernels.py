@@ -19,6 +19,7 @@ import triton.language as tl
 from fastmem.ops.triton._math import (
     EXPM1_32,
     EXPM1_64,
+    FAR_BELOW,
     LOG1P_REMAINDER32,
     LOG1P_REMAINDER64,
     LOG2E,
@@ -27,7 +28,6 @@ from fastmem.ops.triton._math import (
     SERIES_RANGE,
     VANISHING32,
     VANISHING64,
-    far_below,
     is_finite,
     load_tile,
     polynomial,
@@ -93,27 +93,25 @@ def _unmasked(p, q, largest, inverse, ACC: tl.constexpr):
         vanishing: tl.constexpr = VANISHING32
     p_absent = p == float("-inf")
     both_absent = p_absent & (q == float("-inf"))
-    far: tl.constexpr = far_below(ACC)
     p = tl.where(p_absent, (largest - vanishing / inverse)[:, None], p)
-    return tl.where(both_absent, far, p), tl.where(both_absent, far, q)
+    return tl.where(both_absent, FAR_BELOW, p), tl.where(both_absent, FAR_BELOW, q)
 
 
 @triton.jit
-def _has_weight(largest, ACC: tl.constexpr):
-    far: tl.constexpr = far_below(ACC)
-    return largest > far / 2
+def _has_weight(largest):
+    return largest > FAR_BELOW / 2
 
 
 @triton.jit
 def _is_regular(largest, weight, second, ACC: tl.constexpr):
-    return _has_weight(largest, ACC) & (weight > 0) & is_finite(second, ACC)
+    return _has_weight(largest) & (weight > 0) & is_finite(second, ACC)
 
 
 @triton.jit
 def _sums_unmasked(p, q, inverse, ACC: tl.constexpr):
     """``_sums``, and once more without masked classes in tiles that have any."""
     largest, weight, centre, first, second = _sums(p, q, inverse, ACC)
-    again = _has_weight(largest, ACC) & (is_finite(second, ACC) == 0)
+    again = _has_weight(largest) & (is_finite(second, ACC) == 0)
     if tl.max(again.to(tl.int32), 0) > 0:
         p, q = _unmasked(p, q, largest, inverse, ACC)
         largest, weight, centre, first, second = _sums(p, q, inverse, ACC)
@@ -124,7 +122,7 @@ def _sums_unmasked(p, q, inverse, ACC: tl.constexpr):
 def _sums_masked(p, q, inverse, ACC: tl.constexpr):
     """The sums of a tile in which no p is above -inf: what q puts there, on a scale of its own."""
     largest = tl.max(q, 1)
-    largest = tl.where(_has_weight(largest, ACC), largest, 0.0)
+    largest = tl.where(_has_weight(largest), largest, 0.0)
     # A p that is NaN makes the weight NaN; -inf adds nothing to it.
     weight = tl.sum(tl.exp2(p), 1)
     second = tl.sum(tl.exp2((q - largest[:, None]) * (inverse * LOG2E)), 1)
@@ -243,9 +241,8 @@ def kl_rows(
     inside = live[:, None] & (column < classes)[None, :]
     p_row = row_offset(row, n1, n2, p0, p1, p2, NDIM) * ALIGN
     q_row = row_offset(row, n1, n2, q0, q1, q2, NDIM) * ALIGN
-    far: tl.constexpr = far_below(ACC)
-    p = load_tile(p_ptr, p_row, column, p_class, inside, far, ACC)
-    q = load_tile(q_ptr, q_row, column, q_class, inside, far, ACC)
+    p = load_tile(p_ptr, p_row, column, p_class, inside, FAR_BELOW, ACC)
+    q = load_tile(q_ptr, q_row, column, q_class, inside, FAR_BELOW, ACC)
 
     largest, weight, centre, first, second = _sums_unmasked(p, q, inverse, ACC)
     kl, lse_p, shift = _finish(largest, weight, first, second, inverse, ACC)
@@ -286,17 +283,16 @@ def kl_segments(
     end = (units * (segment + 1) // segments).to(tl.int32) * ALIGN
     p_row = row_offset(row, n1, n2, p0, p1, p2, NDIM) * ALIGN
     q_row = row_offset(row, n1, n2, q0, q1, q2, NDIM) * ALIGN
-    far: tl.constexpr = far_below(ACC)
 
     zero = tl.zeros([1], ACC)
     largest, weight, centre, first, second = zero, zero, zero, zero, zero
     for start in range(begin, end, BLOCK):
         column = start + tl.arange(0, BLOCK)
         inside = (column < end)[None, :]
-        p = load_tile(p_ptr, p_row, column, p_class, inside, far, ACC)
-        q = load_tile(q_ptr, q_row, column, q_class, inside, far, ACC)
+        p = load_tile(p_ptr, p_row, column, p_class, inside, FAR_BELOW, ACC)
+        q = load_tile(q_ptr, q_row, column, q_class, inside, FAR_BELOW, ACC)
         lb, wb, cb, fb, sb = _sums_unmasked(p, q, inverse, ACC)
-        if tl.max((_has_weight(lb, ACC) == 0).to(tl.int32), 0) > 0:
+        if tl.max((_has_weight(lb) == 0).to(tl.int32), 0) > 0:
             lb, wb, cb, fb, sb = _sums_masked(p, q, inverse, ACC)
         largest, weight, centre, first, second = _merge(
             largest, weight, centre, first, second, lb, wb, cb, fb, sb, inverse, ACC

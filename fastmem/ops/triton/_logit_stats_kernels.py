@@ -12,15 +12,14 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from fastmem.ops.triton._math import LOG2E, far_below, is_finite, load_tile, log1p, row_offset
+from fastmem.ops.triton._math import FAR_BELOW, LOG2E, is_finite, load_tile, log1p, row_offset
 
 # --- arithmetic -------------------------------------------------------------------------------------------------------
 
 
 @triton.jit
-def _within_range(largest, ACC: tl.constexpr):
-    far: tl.constexpr = far_below(ACC)
-    return tl.where(largest < far, far, tl.where(largest > -far, -far, largest))
+def _within_range(largest):
+    return tl.where(largest < FAR_BELOW, FAR_BELOW, tl.where(largest > -FAR_BELOW, -FAR_BELOW, largest))
 
 
 @triton.jit
@@ -29,11 +28,10 @@ def _sums(z, ACC: tl.constexpr):
 
     The weight is 0 if all elements are -inf, +inf if one is +inf and NaN if one is NaN.
     """
-    far: tl.constexpr = far_below(ACC)
-    largest = _within_range(tl.max(tl.where(z == z, z, float("-inf")), 1), ACC)
+    largest = _within_range(tl.max(tl.where(z == z, z, float("-inf")), 1))
     below = z - largest[:, None]
     e = tl.exp2(below * LOG2E)
-    return largest, tl.sum(e, 1), tl.sum(e * tl.where(below < far, far, below), 1)
+    return largest, tl.sum(e, 1), tl.sum(e * tl.where(below < FAR_BELOW, FAR_BELOW, below), 1)
 
 
 @triton.jit
@@ -145,9 +143,8 @@ def logit_segments(
     end = (units * (segment + 1) // segments).to(tl.int32) * ALIGN
     z_row = row_offset(row, n1, n2, z0, z1, z2, NDIM) * ALIGN
     label = tl.load(label_ptr + row_offset(row, n1, n2, y0, y1, y2, NDIM))
-    far: tl.constexpr = far_below(ACC)
     weight = tl.zeros([1], ACC)
-    largest = weight + far
+    largest = weight + FAR_BELOW
     tilt = tl.zeros([1], ACC)
     first = tl.zeros([1], tl.int32) + 2147483647
     for start in range(begin, end, BLOCK):
@@ -171,9 +168,8 @@ def logit_segments(
 @triton.jit
 def _merged_segments(sums_ptr, first_ptr, row, segments, PLACED: tl.constexpr, ACC: tl.constexpr):
     """The sums of a row from those of its segments, in order."""
-    far: tl.constexpr = far_below(ACC)
     weight = tl.zeros([1], ACC)
-    largest = weight + far
+    largest = weight + FAR_BELOW
     tilt = tl.zeros([1], ACC)
     first = tl.zeros([1], tl.int32) + 2147483647
     for segment in range(0, segments):
@@ -250,9 +246,8 @@ def _gradient_rows(
 
 @triton.jit
 def _gradients(z, column, label, rival, largest, weight, level, slope, at_label, more_at_rival, ACC: tl.constexpr):
-    far: tl.constexpr = far_below(ACC)
     below = z - largest[:, None]
-    below = tl.where(below < far, far, below)
+    below = tl.where(below < FAR_BELOW, FAR_BELOW, below)
     gradient = tl.exp2(below * LOG2E) / weight[:, None] * (slope[:, None] * below + level[:, None])
     gradient += tl.where(column[None, :] == rival[:, None], more_at_rival[:, None], 0.0)
     return tl.where(column[None, :] == label[:, None], at_label[:, None], gradient)

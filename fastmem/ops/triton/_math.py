@@ -14,8 +14,7 @@ import triton.language as tl
 LOG2E = tl.constexpr(1 / math.log(2))
 
 #: What stands where a row has no more elements: far below every logit in use, yet finite.
-FAR_BELOW32 = tl.constexpr(-(2 - 2**-23) * 2.0**127 / 2)
-FAR_BELOW64 = tl.constexpr(-1.7976931348623157e308 / 2)
+FAR_BELOW = tl.constexpr(-(2 - 2**-23) * 2.0**126)
 
 #: How far below the largest p an element has no weight left, in units of the temperature.
 VANISHING32 = tl.constexpr(110.0)
@@ -40,15 +39,6 @@ def polynomial(x, COEFFICIENTS: tl.constexpr, LAST: tl.constexpr):
     for k in tl.static_range(LAST):
         total = total * x + COEFFICIENTS[LAST - 1 - k]
     return total
-
-
-@triton.jit
-def far_below(ACC: tl.constexpr):
-    if ACC == tl.float64:
-        value: tl.constexpr = FAR_BELOW64
-    else:
-        value: tl.constexpr = FAR_BELOW32
-    return value
 
 
 @triton.jit

@@ -21,6 +21,7 @@ from fastmem.ops._gpu_choice import priority
 from fastmem.ops._leading import broadcasts, leading, summed_over
 from fastmem.ops._registry import Backend, register
 from fastmem.ops.triton import (
+    OPTIONS,
     alignment,
     ceil_divide,
     gradient_like,
@@ -66,7 +67,7 @@ def _forward_short(
     dtype = results[0].dtype
     in_tile, block, warps = tile_for(p.shape[-1], longest_row(dtype), dtype)
     kl_rows[(ceil_divide(rows, in_tile),)](
-        p, q, *results, rows, units, *places, bits, ROWS=in_tile, BLOCK=block, **common, num_warps=warps
+        p, q, *results, rows, units, *places, bits, ROWS=in_tile, BLOCK=block, **common, num_warps=warps, **OPTIONS
     )
 
 
@@ -78,8 +79,8 @@ def _forward_long(
     block = tile_elements(results[0].dtype)
     segments = row_segments(p, rows, results[0].dtype)
     sums = results[0].new_empty(rows * segments * 5)
-    kl_segments[(rows * segments,)](p, q, sums, units, segments, *places, bits, BLOCK=block, **common)
-    kl_merge_segments[(rows,)](p, q, sums, *results, units, segments, *places, bits, BLOCK=block, **common)
+    kl_segments[(rows * segments,)](p, q, sums, units, segments, *places, bits, BLOCK=block, **common, **OPTIONS)
+    kl_merge_segments[(rows,)](p, q, sums, *results, units, segments, *places, bits, BLOCK=block, **common, **OPTIONS)
 
 
 def backward(
@@ -129,7 +130,7 @@ def _backward_alone(
         *inner_sizes(sizes), *walk(strides[0], align), *walk(strides[1], align), p.stride(-1), q.stride(-1),
         _inverse_bits(temperature, dtype),
         NEED_P=dp is not None, NEED_Q=dq is not None, ROWS=in_tile, BLOCK=block,
-        NDIM=max(len(sizes), 1), ALIGN=align, ACC=triton_dtype(dtype), num_warps=warps,
+        NDIM=max(len(sizes), 1), ALIGN=align, ACC=triton_dtype(dtype), num_warps=warps, **OPTIONS,
     )  # fmt: skip
 
 
@@ -171,7 +172,7 @@ def _backward_summed(
         _inverse_bits(temperature, dtype),
         SUM_P=sum_p, NEED_OTHER=other_gradient is not None, KEPT_NDIM=max(len(kept), 1),
         SUMMED_NDIM=max(len(summed), 1), ROWS=in_tile, BLOCK=block, ALIGN=align, ACC=triton_dtype(dtype),
-        num_warps=warps,
+        num_warps=warps, **OPTIONS,
     )  # fmt: skip
     if segments > 1:
         torch.sum(total, 0, out=gradient) if gradient.dtype == dtype else gradient.copy_(total.sum(0))

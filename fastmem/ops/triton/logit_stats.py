@@ -20,6 +20,7 @@ from fastmem.ops._gpu_choice import priority
 from fastmem.ops._leading import leading
 from fastmem.ops._registry import Backend, register
 from fastmem.ops.triton import (
+    OPTIONS,
     alignment,
     ceil_divide,
     gradient_like,
@@ -60,7 +61,7 @@ def _forward_short(logits: Tensor, labels: Tensor, results: Sequence[Tensor], ma
     places, common = _places(logits, labels, dtype)
     logit_rows[(ceil_divide(rows, in_tile),)](
         logits, labels, *results, rows, classes // common["ALIGN"], *places,
-        MARGIN_ONLY=margin_only, ROWS=in_tile, BLOCK=block, **common, num_warps=warps,
+        MARGIN_ONLY=margin_only, ROWS=in_tile, BLOCK=block, **common, num_warps=warps, **OPTIONS,
     )  # fmt: skip
 
 
@@ -72,7 +73,7 @@ def _forward_long(logits: Tensor, labels: Tensor, results: Sequence[Tensor], mar
     sums, _, segments = _sum_segments(logits, labels, rows, results[0].dtype, placed=False)
     logit_merge_segments[(rows,)](
         logits, labels, sums, *results, logits.shape[-1] // common["ALIGN"], segments, *places,
-        MARGIN_ONLY=margin_only, **common, num_warps=1,
+        MARGIN_ONLY=margin_only, **common, num_warps=1, **OPTIONS,
     )  # fmt: skip
 
 
@@ -100,7 +101,7 @@ def _backward_short(
     places, common = _places(logits, labels, dtype)
     logit_row_gradients[(ceil_divide(rows, in_tile),)](
         logits, labels, *grads, dlogits, rows, classes // common["ALIGN"], *places,
-        **have, ROWS=in_tile, BLOCK=block, **common, num_warps=warps,
+        **have, ROWS=in_tile, BLOCK=block, **common, num_warps=warps, **OPTIONS,
     )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def _backward_long(
     sums, first, segments = _sum_segments(logits, labels, rows, dtype, placed=True)
     logit_segment_gradients[(rows * segments,)](
         logits, labels, sums, first, *grads, dlogits, logits.shape[-1] // common["ALIGN"], segments, *places,
-        **have, BLOCK=tile_elements(dtype), **common,
+        **have, BLOCK=tile_elements(dtype), **common, **OPTIONS,
     )  # fmt: skip
 
 
@@ -130,7 +131,7 @@ def _sum_segments(
     places, common = _places(logits, labels, dtype)
     logit_segments[(rows * segments,)](
         logits, labels, sums, first, logits.shape[-1] // common["ALIGN"], segments, *places,
-        PLACED=placed, BLOCK=tile_elements(dtype), **common,
+        PLACED=placed, BLOCK=tile_elements(dtype), **common, **OPTIONS,
     )  # fmt: skip
     return sums, first, segments
 
