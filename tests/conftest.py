@@ -10,6 +10,8 @@ from hypothesis import settings
 
 # The test processes share the cores among themselves; set before torch is imported, and for subprocesses too.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# What the command line prints is read back as plain text.
+os.environ.pop("FORCE_COLOR", None)
 
 # A busy machine is no failure, and every run draws the same examples.
 settings.register_profile("fastmem", deadline=None, derandomize=True)

@@ -109,15 +109,22 @@ def test_no_kernel_spills(built_module: Path) -> None:
 
 
 def test_a_corrupt_module_is_a_missing_backend(tmp_path: Path) -> None:
-    (tmp_path / "_cuda.so").write_bytes(b"\x7fELF and nothing more")
+    corrupt = tmp_path / "_cuda.so"
+    corrupt.write_bytes(b"\x7fELF and nothing more")
     code = """
-import sys, fastmem
-fastmem.__path__.insert(0, sys.argv[1])
+import importlib.util, sys, fastmem
+
+class Corrupt:  # before every other finder, an editable install's too
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        return importlib.util.spec_from_file_location(name, sys.argv[1]) if name == "fastmem._cuda" else None
+
+sys.meta_path.insert(0, Corrupt)
 import torch
 p = torch.randn(3, 4)
 print(float(fastmem.kl_div(p, p)[0]), fastmem.explain("kl_div", p, p).remarks["cuda"])
 """
-    assert re.fullmatch(r"0\.0 not available: fastmem\._cuda does not load: .+", python(code, str(tmp_path)))
+    assert re.fullmatch(r"0\.0 not available: fastmem\._cuda does not load: .+", python(code, str(corrupt)))
 
 
 # --- the kernels on the emulator --------------------------------------------------------------------------------------

@@ -46,8 +46,9 @@ def masked_from_the_start(p: Tensor, q: Tensor) -> None:
 
 
 def peaked(p: Tensor, q: Tensor) -> None:
-    p[..., 6_111] += 40
-    q[..., 6_111] += 38
+    # Nearly all the mass on one class; the KL stays above 1e-7, where the accuracy contract begins.
+    p[..., 6_111] += 25
+    q[..., 6_111] += 23
 
 
 def far_offset(p: Tensor, q: Tensor) -> None:
