@@ -2,9 +2,9 @@
 // reads each logit once:
 //
 //   C <= 32     a thread per row, from a tile in shared memory
-//   C <= 2048   8, 32 or 128 threads per row, the row in registers (half as many float64 classes)
-//   more        a block per row or per segment of it: threads sum what they read and merge at the
-//               end (kl_math.h), so the row need not fit anywhere and no barrier is in the loop
+//   C <= 1024   8 or 32 lanes per row, the row in registers
+//   more        a block per row or per segment of it; threads sum what they read and merge at the
+//               end (kl_math.h), so neither the row nor any synchronisation is in the loop
 //
 // A row of special values is computed again term by term by the same threads.
 #include "common/kl_math.h"
@@ -174,9 +174,10 @@ __global__ void __launch_bounds__(kLaneThreads, kResident<T>)
   if (own == 0 && !is_extra) args.write(row, result);
 }
 
-// -------------------------------------------------------------------- a block per row or segment
+// ------------------------------------------------------------------- a block per (segment of a)
+// row
 
-// Merges the sums of `lanes` lanes into lane 0. All lanes of the warp take part.
+// The merge over lanes above, in the lanes whose number is a multiple of 2 step.
 template <typename A>
 __device__ __forceinline__ KlSums<A> merge_lanes(KlSums<A> sums, int lanes,
                                                  const Temperature<A>& t) {
@@ -267,7 +268,8 @@ __global__ void __launch_bounds__(kMergeThreads)
   conclude<kMergeThreads>(args, blockIdx.x, sums);
 }
 
-// --------------------------------------------------------------------------------------- launches
+// ------------------------------------------------------------------------------------------
+// launches
 
 template <typename T>
 void launch_short(const KlForward& call, const Arguments<T>& args, cudaStream_t stream) {

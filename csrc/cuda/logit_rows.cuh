@@ -48,7 +48,8 @@ __device__ __forceinline__ Accumulator<T> label_logit(const LogitRows<T>& rows, 
   return widen(row[label * rows.class_stride]);
 }
 
-// -------------------------------------------------------------------------------- a thread per row
+// --------------------------------------------------------------------------------- a thread per
+// row
 
 // A row of a tile without its label.
 template <typename T>
@@ -154,7 +155,7 @@ __device__ __forceinline__ int first_column(bool packed, int unit, int threads,
   return first;
 }
 
-// -------------------------------------------------------------------- a block per row or segment
+// ------------------------------------------------------------------ a block per (segment of a) row
 
 // Sums of a part of a row and where its largest logit is.
 template <typename A>
@@ -178,7 +179,7 @@ __device__ __forceinline__ PlacedSums<A> merge(const PlacedSums<A>& a, const Pla
   return out;
 }
 
-// Merges the sums of `lanes` lanes into lane 0. All lanes of the warp take part.
+// The merge over `lanes` lanes, in lane 0.
 template <typename A>
 __device__ __forceinline__ PlacedSums<A> merge_lanes(PlacedSums<A> part, int lanes) {
   for (int step = 1; step < lanes; step *= 2) {
