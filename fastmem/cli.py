@@ -41,7 +41,16 @@ examples:
   fastmem audit                    scikit-learn's digits, 64 models
   fastmem audit --data fashion-mnist --data-root ~/data
   fastmem audit --data cifar10 --model resnet18 --num-models 16 --queries flip
-  fastmem audit --data records.npz --model package.module:Net --dry-run"""
+  fastmem audit --data records.npz --model package.module:Net --dry-run
+
+a model of your own, with shadow models of the same network and recipe:
+  fastmem audit --data records.npz --model package.module:Net
+      --checkpoint model.safetensors --members trained_on.npy
+
+on several machines, over a shared folder or an object store:
+  fastmem audit ... --engine ray --ray-address auto --store s3://bucket/run
+  fastmem audit ... --out /shared/run --shard 3/8    (one job of eight)
+  fastmem audit ... --out /shared/run                (when all have ended)"""
 
 _ATTACK_HELP = """Membership attacks on what models said, without training anything.
 
@@ -115,12 +124,6 @@ def _audit(arguments: list[str]) -> None:
 
     parser = _parser("audit", _AUDIT_HELP)
     parser.add_argument(
-        "--engine",
-        default="local",
-        metavar="NAME",
-        help="where tasks run: local (default), worker processes of this machine",
-    )
-    parser.add_argument(
         "--resume", action="store_true", help="continue an earlier run in the same folder (this is the default)"
     )
     parser.add_argument(
@@ -131,19 +134,30 @@ def _audit(arguments: list[str]) -> None:
         action="store_true",
         help="show the plan and what it will cost, measured from a few steps, and stop",
     )
+    parser.add_argument(
+        "--shard",
+        metavar="I/N",
+        help="train and query every N-th model only, from the I-th on, beside other shards; when all have ended, the "
+        "same command without --shard attacks and reports",
+    )
     add_options(parser, AuditConfig, OPTION_GROUPS)
     options = parse(parser, arguments)
     config = from_options(AuditConfig, options)
     if options.print_config:
         print(to_yaml(config), end="")
         return
-    if options.engine != "local":
-        raise UnknownNameError("engine", options.engine, ["local"])
     if options.fresh and options.resume:
         raise InputError("fresh", "given beside --resume", "give one of them")
 
-    from fastmem.studies.audit import run_audit
+    from fastmem.studies.audit import run_audit, run_shard
+    from fastmem.studies.audit.shard import Shard
     from fastmem.studies.terminal import Terminal
+
+    shard = None if options.shard is None else Shard.of(options.shard)
+    if shard is not None and options.fresh:
+        raise InputError(
+            "fresh", "given beside --shard", "shards would delete each other's rows: start over without it"
+        )
 
     if options.dry_run:
         from fastmem.studies.audit.estimate import estimate
@@ -151,6 +165,10 @@ def _audit(arguments: list[str]) -> None:
 
         plan = make_plan(config)
         _print_pairs(estimate(plan).lines(plan))
+        return
+    if shard is not None:
+        trained = run_shard(config, shard, Terminal())
+        print(f"{shard} is done, {trained} models were trained; when all are, give the command without --shard")
         return
     result = run_audit(config, options.fresh, Terminal())
     _print_results(result.summary, str(result.run_dir))

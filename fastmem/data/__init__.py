@@ -9,6 +9,7 @@ from fastmem.data.designs import (
     make_design,
     paired_design,
     rank_design,
+    split_around,
     split_records,
 )
 from fastmem.data.sources import DATASET_NAMES, load_dataset
@@ -31,5 +32,6 @@ __all__ = [
     "normalise",
     "paired_design",
     "rank_design",
+    "split_around",
     "split_records",
 ]

@@ -18,7 +18,16 @@ import torch
 from fastmem.data.dataset import Dataset
 from fastmem.errors import InputError, UnknownNameError
 
-__all__ = ["DESIGNS", "Split", "bernoulli_design", "make_design", "paired_design", "rank_design", "split_records"]
+__all__ = [
+    "DESIGNS",
+    "Split",
+    "bernoulli_design",
+    "make_design",
+    "paired_design",
+    "rank_design",
+    "split_around",
+    "split_records",
+]
 
 # A first audit should answer in minutes: more records only when they are asked for.
 _LARGEST_DEFAULT_POOL = 10_000
@@ -163,6 +172,71 @@ def split_records(
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(in_train), in_train + rng.permutation(in_test)])
     pool_index, rest = order[:pool], order[pool:]
+    bystander_index, population_index = rest[:bystanders], rest[bystanders : bystanders + population]
+    return Split(
+        _take(dataset, pool_index, "pool"),
+        _take(dataset, population_index, "population") if population else None,
+        _take(dataset, bystander_index, "bystanders") if bystanders else None,
+        pool_index,
+        population_index,
+        bystander_index,
+    )
+
+
+def split_around(
+    dataset: Dataset,
+    members: np.ndarray,
+    pool: int | None = None,
+    population: int | None = None,
+    bystanders: int | None = None,
+    seed: int = 0,
+) -> Split:
+    """Draw the three sets around a model that is there already: its members are in the pool or nowhere.
+
+    The pool is half members and half non-members of the model, which trained on no record of the population or of the
+    bystanders. Sizes left out are chosen: in the pool all members, but at most 5,000 and at most half as many as there
+    are non-members; half of what remains, and at most half a pool, for the bystanders; and a population of the rest,
+    at most as large as the pool.
+
+    Args:
+        dataset: Where the records come from; records of its test split count as non-members.
+        members: Which of its training records the model trained on, bool [len(dataset)].
+        pool: Records to attack, at least 2.
+        population: Records that no model trains on; 0 for none.
+        bystanders: Records for control models; 0 for none.
+        seed: Non-negative integer.
+
+    Raises:
+        InputError: If there are too few members or non-members.
+    """
+    in_train, in_test = len(dataset), len(dataset.test) if dataset.test is not None else 0
+    rng = np.random.default_rng(seed)
+    inside, outside = rng.permutation(np.flatnonzero(members)), rng.permutation(np.flatnonzero(~members))
+    outside = np.concatenate([outside, in_train + rng.permutation(in_test)])
+    if pool is None:
+        seen = unseen = min(len(inside), _LARGEST_DEFAULT_POOL // 2, len(outside) // 2)
+    else:
+        seen, unseen = pool - pool // 2, pool // 2
+    if not (1 <= seen <= len(inside) and 1 <= unseen <= len(outside)):
+        raise InputError(
+            "members",
+            f"{len(inside)} members and {len(outside)} others for a pool of {seen} and {unseen}",
+            "half of the pool are members, half are not: give fewer --pool, or data that the model did not train on",
+        )
+    left = len(outside) - unseen
+    if bystanders is None:
+        bystanders = min((seen + unseen) // 2, left // 2 if population is None else max(left - population, 0))
+    if population is None:
+        population = min(seen + unseen, max(left - bystanders, 0))
+    if min(population, bystanders) < 0 or population + bystanders > left:
+        raise InputError(
+            "population, bystanders",
+            f"{population} + {bystanders} records beside a pool of {seen + unseen}",
+            f"{left} records are left that the model did not train on; give less",
+        )
+    pool_index = rng.permutation(np.concatenate([inside[:seen], outside[:unseen]]))
+    pool_index = pool_index[np.argsort(pool_index >= in_train, kind="stable")]  # the order in which records are taken
+    rest = outside[unseen:]
     bystander_index, population_index = rest[:bystanders], rest[bystanders : bystanders + population]
     return Split(
         _take(dataset, pool_index, "pool"),

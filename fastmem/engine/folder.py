@@ -1,12 +1,17 @@
-"""The run folder: one writer at a time, every file whole or absent, and no surprise when the disk is full."""
+"""The run folder: one run at a time or several shards of one, every file whole or absent, no surprise on a full disk.
+
+Locks are the operating system's, so a kill frees them. They hold between hosts too where the file system passes them
+on (NFS from version 4, Lustre with ``flock``, CephFS, GPFS).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -17,6 +22,13 @@ __all__ = ["RunFolder", "readable_size", "write_atomically"]
 # What this module, the checkpoints and zarr's local store write before they rename.
 _LEFTOVERS = (".*.tmp", ".*.part", "*.partial")
 _KEEP_GOING = "finished rows are kept: mend it and run the same command again"
+
+_WHOLE_RUN = ".lock"
+_SHARDS = ".shard-*.lock"
+# Shards that are started together take turns at making the tables, which takes a second.
+_SHARD_TURN_SECONDS = 60.0
+
+Prepared = TypeVar("Prepared")
 
 
 @contextlib.contextmanager
@@ -74,21 +86,43 @@ class RunFolder:
         """
         self._make()
         # Asking for the lock without waiting: a second run should say so, not sit there.
-        lock = FileLock(self.path / ".lock")
-        with storage_errors(self.path):
-            try:
-                lock.acquire(timeout=0)
-            except Timeout as error:
+        with self._holding(_WHOLE_RUN, "another fastmem process is working in {}"):
+            if shards := self._working_shards():
                 raise StoreError(
                     "out",
-                    f"another fastmem process is working in {self.path}",
-                    "wait until it ends, or choose another folder with --out",
-                ) from error
-        try:
+                    f"{', '.join(shards)} of this run {'is' if len(shards) == 1 else 'are'} still at work in {self.path}",
+                    "wait until they end",
+                )
             self._remove_leftovers()
             yield
-        finally:
-            lock.release()
+
+    @contextlib.contextmanager
+    def joined(self, shard: str, prepare: Callable[[bool], Prepared]) -> Iterator[Prepared]:
+        """Makes the folder and works in it beside other shards of the same run, but not beside a whole one.
+
+        Args:
+            shard: Its name, for example ``"shard 1 of 4"``.
+            prepare: Called while no other shard prepares, with whether others are at work: then nothing of theirs may
+                be removed.
+
+        Yields:
+            What ``prepare`` returned.
+
+        Raises:
+            StoreError: If a whole run or the same shard works in the folder, or it cannot be made or written.
+        """
+        self._make()
+        with contextlib.ExitStack() as held:
+            busy = "another fastmem process is working in {}"
+            with self._holding(_WHOLE_RUN, busy, _SHARD_TURN_SECONDS):
+                held.enter_context(
+                    self._holding(f".{shard.replace(' ', '-')}.lock", f"{shard} is already at work in {{}}")
+                )
+                others = [name for name in self._working_shards() if name != shard]
+                if not others:
+                    self._remove_leftovers()
+                prepared = prepare(bool(others))
+            yield prepared
 
     def require_space(self, needed: int) -> None:
         """Refuses a run that would fill the disk half-way.
@@ -118,6 +152,31 @@ class RunFolder:
                     shutil.rmtree(target)
                 else:
                     target.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _holding(self, name: str, busy: str, wait_seconds: float = 0.0) -> Iterator[None]:
+        lock = FileLock(self.path / name)
+        with storage_errors(self.path):
+            try:
+                lock.acquire(timeout=wait_seconds)
+            except Timeout as error:
+                remedy = "wait until it ends, or choose another folder with --out"
+                raise StoreError("out", busy.format(self.path), remedy) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _working_shards(self) -> list[str]:
+        """The shards whose lock is held, by this process or another."""
+        working = []
+        for path in sorted(self.path.glob(_SHARDS)):
+            try:
+                with FileLock(path).acquire(timeout=0):
+                    pass
+            except Timeout:
+                working.append(path.name.removeprefix(".").removesuffix(".lock").replace("-", " "))
+        return working
 
     def _make(self) -> None:
         try:

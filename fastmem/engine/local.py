@@ -9,21 +9,38 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Generator, Iterator
-from typing import TypeVar, cast
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import cast
 
 import joblib
-import torch
 from joblib.externals.loky.process_executor import BrokenProcessPool
 
-from fastmem.engine.plan import Plan, Task
-from fastmem.engine.worker import start_worker
+from fastmem.engine.plan import Plan, Report, Shared
+from fastmem.engine.worker import start_worker, work_single_threaded
 from fastmem.errors import FastmemError
 
-__all__ = ["run_plan"]
+__all__ = ["LocalEngine", "run_plan"]
 
-Shared = TypeVar("Shared")
-Report = TypeVar("Report")
+
+@dataclass(frozen=True)
+class LocalEngine:
+    """Worker processes of this machine.
+
+    Args:
+        workers: How many; 1 stays in this process.
+    """
+
+    workers: int
+
+    @property
+    def slots(self) -> int:
+        """How many tasks run at the same time."""
+        return self.workers
+
+    def run(self, plan: Plan[Shared, Report]) -> Iterator[Report]:
+        """Runs every task; see :func:`run_plan`."""
+        return run_plan(plan, self.workers)
 
 
 def run_plan(plan: Plan[Shared, Report], workers: int) -> Iterator[Report]:
@@ -42,7 +59,7 @@ def run_plan(plan: Plan[Shared, Report], workers: int) -> Iterator[Report]:
     workers = min(workers, len(plan.tasks))
     if workers <= 1:
         for task in plan.tasks:
-            yield _work_single_threaded(plan.work, plan.shared, task)
+            yield work_single_threaded(plan.work, plan.shared, task)
         return
     with joblib.parallel_config(
         backend="loky",
@@ -53,7 +70,7 @@ def run_plan(plan: Plan[Shared, Report], workers: int) -> Iterator[Report]:
     ):
         # One call a batch: joblib's own batching waits to learn how long calls take, and a killed batch costs more.
         parallel = joblib.Parallel(return_as="generator_unordered", batch_size=cast(str, 1), pre_dispatch="2*n_jobs")
-        calls = (joblib.delayed(_work_single_threaded)(plan.work, plan.shared, task) for task in plan.tasks)
+        calls = (joblib.delayed(work_single_threaded)(plan.work, plan.shared, task) for task in plan.tasks)
         reports = cast(Generator[Report, None, None], parallel(calls))
     try:
         with contextlib.closing(reports):
@@ -64,12 +81,3 @@ def run_plan(plan: Plan[Shared, Report], workers: int) -> Iterator[Report]:
             f"one of {workers} worker processes was killed, most likely for want of memory",
             "finished rows are kept: run the same command again, with fewer --workers",
         ) from error
-
-
-def _work_single_threaded(work: Callable[[Shared, Task], Report], shared: Shared, task: Task) -> Report:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return work(shared, task)
-    finally:
-        torch.set_num_threads(threads)

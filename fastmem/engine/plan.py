@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-__all__ = ["Plan", "Task", "make_tasks"]
+__all__ = ["Plan", "Report", "Shared", "Task", "make_tasks"]
 
 Shared = TypeVar("Shared")
 Report = TypeVar("Report")

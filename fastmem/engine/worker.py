@@ -1,4 +1,7 @@
-"""What a worker process does before its first task. It imports little, so that it takes hold before torch loads."""
+"""What a worker process does before its first task, and around each.
+
+It imports little, so that it takes hold before torch loads.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,14 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["start_worker"]
+__all__ = ["start_worker", "work_single_threaded"]
+
+Shared = TypeVar("Shared")
+Task = TypeVar("Task")
+Report = TypeVar("Report")
 
 _LOOK_EVERY_SECONDS = 0.5
 
@@ -24,6 +33,18 @@ def start_worker(import_paths: list[str]) -> None:
     sys.path[:] = import_paths
     parent = os.getppid()
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def work_single_threaded(work: Callable[[Shared, Task], Report], shared: Shared, task: Task) -> Report:
+    """Does a task on one thread, whatever engine it runs on: the bytes do not depend on the number of cores."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return work(shared, task)
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _end_with(parent: int) -> None:

@@ -135,7 +135,15 @@ class SignalsWriter:
         """
         if len(keys) != self.num_models:
             raise InputError("keys", f"{len(keys)} keys for {self.num_models} rows", "give one per row")
-        return np.array([self._table.is_complete(model, _key_bytes(key)) for model, key in enumerate(keys)])
+        return np.array([self.is_complete(model, key) for model, key in enumerate(keys)])
+
+    def is_complete(self, model: int, key: str) -> bool:
+        """Whether one row is there: committed under this key, with every checksum right.
+
+        Raises:
+            InputError: if the key is not 64 hexadecimal digits.
+        """
+        return self._table.is_complete(model, _key_bytes(key))
 
     def _checked(self, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
         layout = self._table.layout

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fastmem.attacks import Attack, make_attack
-from fastmem.engine import Plan, Task, run_plan
+from fastmem.engine import Engine, Plan, Task
 from fastmem.metrics import AuditMetrics, Roc, audit_metrics
 from fastmem.signals import Signals, stored_groups
 
@@ -112,14 +112,14 @@ def open_tables(store: str) -> Tables:
 
 
 def evaluate_stored(
-    store: str, keys: Sequence[str], targets: Sequence[int], seed: int, workers: int
+    store: str, keys: Sequence[str], targets: Sequence[int], seed: int, engine: Engine
 ) -> Iterator[Outcome]:
-    """Evaluates several attacks on a signals store, each in a process of its own while there are workers.
+    """Evaluates several attacks on a signals store, each a task of its own.
 
     Yields:
         The outcomes, as they are ready.
     """
-    yield from run_plan(Plan(_evaluate_task, (store, targets, seed), tuple(map(Task, keys))), workers)
+    yield from engine.run(Plan(_evaluate_task, (store, targets, seed), tuple(map(Task, keys))))
 
 
 def _evaluate_task(shared: tuple[str, Sequence[int], int], task: Task) -> Outcome:

@@ -24,7 +24,7 @@ from fastmem.studies.answer import strongest_key
 from fastmem.studies.membership import Outcome
 from fastmem.studies.options import plain, to_yaml
 
-__all__ = ["OUTPUTS", "environment", "mask_counts", "spread", "write_config", "write_results"]
+__all__ = ["OUTPUTS", "environment", "mask_counts", "spread", "write_config", "write_results", "write_summary"]
 
 SCHEMA = 1
 OUTPUTS = ("summary.json", "scores.csv", "report_data.npz", "report.html")
@@ -81,9 +81,14 @@ def write_results(
     }
     _write_scores(folder / "scores.csv", outcomes, best, labels, index, order)
     _write_arrays(folder / "report_data.npz", outcomes, best, labels, index, order[:_EXPOSED_PICTURES], pictures)
-    with write_atomically(folder / "summary.json") as path:
-        path.write_text(json.dumps(_json(whole), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_summary(folder, whole)
     return whole
+
+
+def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
+    """``summary.json``: all numbers."""
+    with write_atomically(folder / "summary.json") as path:
+        path.write_text(json.dumps(_json(summary), indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def environment() -> dict[str, Any]:

@@ -97,3 +97,59 @@ def test_the_lock_is_immediate(tmp_path: Path) -> None:
         with pytest.raises(StoreError), RunFolder(tmp_path).locked():
             pass
         assert time.perf_counter() - start < 1
+
+
+# -- shards -----------------------------------------------------------------------------------------------------------
+
+
+def _prepared(others: bool) -> bool:
+    return others
+
+
+def test_shards_work_side_by_side_and_know_of_each_other(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with folder.joined("shard 1 of 2", _prepared) as first, folder.joined("shard 2 of 2", _prepared) as second:
+        assert (first, second) == (False, True)
+    with folder.joined("shard 2 of 2", _prepared) as again:
+        assert again is False
+
+
+def test_a_shard_is_not_started_twice(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    refused = pytest.raises(StoreError, match=r"^out: shard 1 of 2 is already at work in")
+    with folder.joined("shard 1 of 2", _prepared), refused, folder.joined("shard 1 of 2", _prepared):
+        pass
+
+
+def test_a_whole_run_and_shards_exclude_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastmem.engine.folder._SHARD_TURN_SECONDS", 0.1)
+    folder = RunFolder(tmp_path)
+    refused = pytest.raises(StoreError, match=r"^out: shard 2 of 3 of this run is still at work")
+    with folder.joined("shard 2 of 3", _prepared), refused, folder.locked():
+        pass
+    refused = pytest.raises(StoreError, match="another fastmem process is working")
+    with folder.locked(), refused, folder.joined("shard 2 of 3", _prepared):
+        pass
+
+
+def test_a_shard_leaves_alone_what_others_are_writing(tmp_path: Path) -> None:
+    half = tmp_path / ".0001.safetensors.part"
+    with RunFolder(tmp_path).joined("shard 1 of 2", _prepared):
+        half.write_text("half")
+        with RunFolder(tmp_path).joined("shard 2 of 2", _prepared):
+            assert half.exists()
+    with RunFolder(tmp_path).joined("shard 1 of 2", _prepared):
+        assert not half.exists()
+
+
+def test_a_killed_shard_frees_its_place(tmp_path: Path) -> None:
+    code = _HOLD.replace(".locked()", ".joined('shard 1 of 2', print)")
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout is not None
+        assert [holder.stdout.readline(), holder.stdout.readline()] == [b"False\n", b"held\n"]
+    finally:
+        holder.kill()
+        holder.wait()
+    with RunFolder(tmp_path).locked():
+        pass

@@ -15,7 +15,7 @@ import joblib
 import numpy as np
 
 from fastmem.attacks import ATTACKS, Attack, make_attack
-from fastmem.engine import RunFolder, content_key
+from fastmem.engine import LocalEngine, RunFolder, content_key
 from fastmem.errors import InputError, UnknownNameError
 from fastmem.report.audit import write_audit_report
 from fastmem.signals import Signals, SignalsWriter, stored_names
@@ -24,7 +24,7 @@ from fastmem.studies.answer import HEADLINE_RULE, answer_sentence, control_warni
 from fastmem.studies.attack.arrays import load_arrays
 from fastmem.studies.attack.config import AttackConfig
 from fastmem.studies.membership import Outcome, Tables, evaluate_stored, open_tables
-from fastmem.studies.results import OUTPUTS, mask_counts, write_config, write_results
+from fastmem.studies.results import OUTPUTS, mask_counts, write_config, write_results, write_summary
 from fastmem.studies.terminal import Terminal
 
 __all__ = ["run_attack"]
@@ -66,14 +66,17 @@ def run_attack(config: AttackConfig, terminal: Terminal | None = None) -> dict[s
             _reduce(store, given, stats, terminal)
         found: dict[str, Outcome] = {}
         with terminal.stage("attack", len(attacks)) as advance:
-            workers = config.workers or joblib.cpu_count()
-            for outcome in evaluate_stored(str(store), tuple(attacks), targets, config.seed, workers):
+            engine = LocalEngine(config.workers or joblib.cpu_count())
+            for outcome in evaluate_stored(str(store), tuple(attacks), targets, config.seed, engine):
                 found[outcome.key] = outcome
                 advance(1)
         with terminal.stage("report", 1) as advance:
             outcomes = [found[key] for key in attacks]
             summary = _write(config, given, targets, attacks, outcomes, left_out, terminal)
             advance(1)
+        # Once more, now that the time of the report itself is known.
+        summary["stages"] = dict(terminal.seconds)
+        write_summary(folder.path, summary)
     return summary
 
 

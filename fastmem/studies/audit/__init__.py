@@ -11,11 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fastmem.studies.audit.config import AuditConfig
-    from fastmem.studies.audit.run import AuditInterruptedError, AuditResult, run_audit
+    from fastmem.studies.audit.run import AuditInterruptedError, AuditResult, run_audit, run_shard
+    from fastmem.studies.audit.shard import Shard
 
-__all__ = ["AuditConfig", "AuditInterruptedError", "AuditResult", "run_audit"]
+__all__ = ["AuditConfig", "AuditInterruptedError", "AuditResult", "Shard", "run_audit", "run_shard"]
 
-_HOME = {"AuditConfig": "config", "AuditInterruptedError": "run", "AuditResult": "run", "run_audit": "run"}
+_HOME = {
+    "AuditConfig": "config",
+    "AuditInterruptedError": "run",
+    "AuditResult": "run",
+    "Shard": "shard",
+    "run_audit": "run",
+    "run_shard": "run",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -8,6 +8,7 @@ and trains none.
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from fastmem.imports import is_import_path
 from fastmem.ops import explain
 from fastmem.studies.audit.config import AuditConfig
 from fastmem.studies.audit.job import Cohort, Job, Table
+from fastmem.studies.audit.target import Target
 
 __all__ = ["make_cohorts"]
 
@@ -26,17 +28,22 @@ _TRAINING_CODE = ("data", "models", "ops", "training", "studies/audit/task.py")
 _QUERY_CODE = ("data", "ops", "signals", "studies/audit/task.py")
 
 
-def make_cohorts(config: AuditConfig, split: Split, job: Job) -> dict[str, Cohort]:
+def make_cohorts(config: AuditConfig, split: Split, job: Job, target: Target | None = None) -> dict[str, Cohort]:
     """The shadow models and, where asked for, the null models, by name.
 
     Args:
         config: The config, resolved.
         split: The records.
         job: Everything else; its ``cohorts`` are not looked at.
+        target: A model of the user's own, which becomes the last one of the shadow models.
     """
     design, seed = config.design, config.seed
     keep = make_design(design, config.num_models, len(split.pool), seed)
-    cohorts = [_cohort("shadow", "", split.pool, keep, keep, config, split, job)]
+    if target is not None:
+        in_train = split.pool_index < len(target.members)
+        members = in_train & target.members[np.where(in_train, split.pool_index, 0)]
+        keep = np.concatenate([keep, members[None]])
+    cohorts = [_cohort("shadow", "", split.pool, keep, keep, config, split, job, target)]
     if config.null_models and split.bystanders is not None:
         rng = np.random.default_rng([seed, 1])
         shape = (config.null_models, len(split.bystanders))
@@ -57,10 +64,14 @@ def _cohort(
     config: AuditConfig,
     split: Split,
     job: Job,
+    target: Target | None = None,
 ) -> Cohort:
     seeds = tuple(_model_seed(config.seed, name, model) for model in range(len(train)))
     held_out = _held_out(config, split, name)
-    keys = _training_keys(records, train, seeds, held_out, job)
+    given = None if target is None else len(train) - 1
+    keys = _training_keys(records, train[:given], seeds[:given], held_out, job)
+    if target is not None:
+        keys = (*keys, content_key(given=target.sha256, **_network(job)))
     queried = [(group, split.pool, keep)]
     if split.population is not None:
         unseen = np.zeros((len(train), len(split.population)), dtype=bool)
@@ -75,6 +86,7 @@ def _cohort(
         tables=tuple(_table(where, shown, mask, keys, job) for where, shown, mask in queried),
         keep_models=config.save_models and name == "shadow",
         held_out=None if held_out is None else (held_out.x.numpy(), held_out.y.numpy()),
+        given=given,
     )
 
 
@@ -115,15 +127,21 @@ def _training_keys(
         "records": records.fingerprint(),
         "held_out": None if held_out is None else held_out.fingerprint(),
         "normalisation": (job.mean, job.std),
-        "model": job.model,
-        "model_args": job.model_args,
-        "model_source": source_fingerprint("model", job.model) if is_import_path(job.model) else None,
+        **_network(job),
         "recipe": {field.name: getattr(job.recipe, field.name) for field in fields(job.recipe)},
         "device": job.device,
         "torch": str(torch.__version__),
         "code": code_version(*_TRAINING_CODE),
     }
     return tuple(content_key(train=row, seed=seed, **shared) for row, seed in zip(train, seeds, strict=True))
+
+
+def _network(job: Job) -> dict[str, Any]:
+    return {
+        "model": job.model,
+        "model_args": job.model_args,
+        "model_source": source_fingerprint("model", job.model) if is_import_path(job.model) else None,
+    }
 
 
 def _statistics_backend(job: Job) -> str | None:

@@ -53,6 +53,7 @@ class Cohort:
         tables: What the models are queried on.
         keep_models: Whether the models are saved.
         held_out: Records and labels that early stopping watches, where the recipe asks for it.
+        given: The one model, if any, that is not trained but given: its saved copy is there before any task runs.
     """
 
     name: str
@@ -64,6 +65,11 @@ class Cohort:
     tables: tuple[Table, ...]
     keep_models: bool
     held_out: tuple[np.ndarray, np.ndarray] | None
+    given: int | None = None
+
+    def keeps(self, model: int) -> bool:
+        """Whether the model is saved."""
+        return self.keep_models or model == self.given
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,8 +89,8 @@ class Job:
         stats: Statistics to store.
         save_logits: Whether logits are stored too.
         device: ``"cpu"`` or ``"cuda"``.
-        store: Folder of the signals.
-        models: Folder of the saved models.
+        store: Folder or URL of the signals.
+        models: Folder or URL of the saved models.
     """
 
     cohorts: dict[str, Cohort]
@@ -101,6 +107,14 @@ class Job:
     device: str
     store: str
     models: str
+
+    @property
+    def shared_bytes(self) -> int:
+        """Size of the arrays."""
+        cohorts = self.cohorts.values()
+        arrays = [array for cohort in cohorts for array in (cohort.x, cohort.train)]
+        arrays += [array for cohort in cohorts for table in cohort.tables for array in (table.x, table.keep)]
+        return sum(array.nbytes for array in arrays)
 
     @property
     def query_batch(self) -> int:

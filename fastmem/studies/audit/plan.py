@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import joblib
 import numpy as np
@@ -10,13 +11,18 @@ import torch
 from torch import nn
 
 from fastmem.attacks import ATTACKS, Attack, make_attack
-from fastmem.data import Dataset, Split, load_dataset, make_design, make_queries, split_records
+from fastmem.data import Dataset, Split, load_dataset, make_design, make_queries, split_around, split_records
+from fastmem.engine import content_key
 from fastmem.errors import InputError, UnknownNameError
 from fastmem.models import build_model, count_parameters
 from fastmem.signals import Signals, stored_names
+from fastmem.signals.layout import as_url
 from fastmem.studies.audit.cohorts import make_cohorts
 from fastmem.studies.audit.config import AuditConfig
 from fastmem.studies.audit.job import Job
+from fastmem.studies.audit.saved import is_url
+from fastmem.studies.audit.shard import Shard
+from fastmem.studies.audit.target import Target, read_target
 
 __all__ = ["AuditPlan", "make_plan"]
 
@@ -48,6 +54,8 @@ class AuditPlan:
         workers: Processes.
         parameters: Trainable values of one model.
         dense: Whether all of them are in linear layers.
+        target: The model of the user's own under audit, the last row of the tables; None where the shadow models are.
+        shard: The part of the models that this process is to do; None for all.
     """
 
     config: AuditConfig
@@ -59,6 +67,33 @@ class AuditPlan:
     workers: int
     parameters: int
     dense: bool
+    target: Target | None = None
+    shard: Shard | None = None
+
+    @property
+    def key(self) -> str:
+        """Hash of all that decides the rows: equal for two plans whose rows may stand in one store."""
+        return content_key(
+            rows=[table.keys for cohort in self.job.cohorts.values() for table in cohort.tables],
+            groups=[table.group for cohort in self.job.cohorts.values() for table in cohort.tables],
+        )
+
+    @property
+    def own_store(self) -> Path | None:
+        """The folder of the store where it is not the run's."""
+        place = Path(self.job.store).parent
+        own = not is_url(self.job.store) and place != Path(as_url(self.config.run_dir))
+        return place if own else None
+
+    @property
+    def kept_in(self) -> str:
+        """Where the rows are, as messages name it."""
+        return str(self.config.store or self.config.run_dir)
+
+    def models(self, cohort: str) -> range:
+        """The models of a cohort that this process is to do."""
+        count = len(self.job.cohorts[cohort].seeds)
+        return range(count) if self.shard is None else self.shard.part_of(count)
 
     @property
     def rows_per_task(self) -> int:
@@ -72,8 +107,8 @@ class AuditPlan:
 
     @property
     def num_rows(self) -> int:
-        """All models to train, the audited ones and the controls."""
-        return sum(len(cohort.seeds) for cohort in self.job.cohorts.values())
+        """All models to do, the audited ones and the controls."""
+        return sum(len(self.models(cohort)) for cohort in self.job.cohorts)
 
     @property
     def num_queries(self) -> int:
@@ -83,6 +118,8 @@ class AuditPlan:
     @property
     def targets(self) -> range:
         """The models under attack."""
+        if self.target is not None:
+            return range(self.config.num_models, self.config.num_models + 1)
         return range(self.config.targets or self.config.num_models)
 
 
@@ -98,30 +135,37 @@ def make_plan(config: AuditConfig) -> AuditPlan:
     device = _device(config.device)
     attacks = _attacks(config)
     dataset = load_dataset(config.data, config.data_root)
-    split = split_records(dataset, config.pool, config.population, config.bystanders, config.seed)
-    config = _resolved(config, split)
+    config = _with_network(config, dataset)
+    model = build_model(config.model, dataset.input_shape, dataset.num_classes, 0, **config.model_args)
+    target, sizes = None, (config.pool, config.population, config.bystanders, config.seed)
+    if config.checkpoint is not None and config.members is not None:
+        target = read_target(config.checkpoint, config.members, len(dataset), model)
+        split = split_around(dataset, target.members, *sizes)
+    else:
+        split = split_records(dataset, *sizes)
+    config = _with_sizes(config, split)
     attacks = _possible(attacks, config)
     make_queries(config.queries, dataset.input_shape)
-    model = build_model(config.model, dataset.input_shape, dataset.num_classes, 0, **config.model_args)
     required = [stat for attack in attacks.values() for stat in attack.required_stats]
-    mean, std = split.pool.channel_stats()
+    mean, std = _normalisation(config, split)
+    store = as_url(config.store or config.run_dir).rstrip("/")
     job = Job(
         cohorts={},
         model=config.model,
         model_args=config.model_args,
         input_shape=dataset.input_shape,
         num_classes=dataset.num_classes,
-        mean=mean.numpy(),
-        std=std.numpy(),
+        mean=mean,
+        std=std,
         recipe=config.recipe,
         queries=config.queries,
         stats=stored_names([*_ALWAYS_STORED, *required]),
         save_logits=config.save_logits,
         device=device,
-        store=str(config.run_dir / "signals.zarr"),
-        models=str(config.run_dir / "models"),
+        store=f"{store}/signals.zarr",
+        models=f"{store}/models",
     )
-    job = replace(job, cohorts=make_cohorts(config, split, job))
+    job = replace(job, cohorts=make_cohorts(config, split, job, target))
     return AuditPlan(
         config,
         dataset,
@@ -132,6 +176,7 @@ def make_plan(config: AuditConfig) -> AuditPlan:
         config.workers or (1 if device == "cuda" else joblib.cpu_count()),
         count_parameters(model),
         all(isinstance(module, nn.Linear) or not list(module.parameters(recurse=False)) for module in model.modules()),
+        target,
     )
 
 
@@ -151,11 +196,16 @@ def _attacks(config: AuditConfig) -> dict[str, Attack]:
     return {key: make_attack(key) for key in keys}
 
 
-def _resolved(config: AuditConfig, split: Split) -> AuditConfig:
-    """The config with every default that depends on the data filled in."""
+def _with_network(config: AuditConfig, dataset: Dataset) -> AuditConfig:
+    """The config with the default width of the network filled in."""
     model_args = dict(config.model_args)
-    if config.model == "mlp" and "hidden" not in model_args and split.pool.x[0].numel() <= _FEW_INPUTS:
+    if config.model == "mlp" and "hidden" not in model_args and dataset.x[0].numel() <= _FEW_INPUTS:
         model_args["hidden"] = _FEW_INPUTS_HIDDEN
+    return replace(config, model_args=model_args)
+
+
+def _with_sizes(config: AuditConfig, split: Split) -> AuditConfig:
+    """The config with the sizes of the sets that were drawn filled in."""
     bystanders = len(split.bystander_index)
     return replace(
         config,
@@ -163,8 +213,18 @@ def _resolved(config: AuditConfig, split: Split) -> AuditConfig:
         population=len(split.population_index),
         bystanders=bystanders,
         null_models=config.null_models if bystanders else 0,
-        model_args=model_args,
     )
+
+
+def _normalisation(config: AuditConfig, split: Split) -> tuple[np.ndarray, np.ndarray]:
+    """The checkpoint's own where it is given, else that of the pool."""
+    mean, std = (part.numpy() for part in split.pool.channel_stats())
+    if config.input_mean is None or config.input_std is None:
+        return mean, std
+    for name, values in (("input_mean", config.input_mean), ("input_std", config.input_std)):
+        if len(values) != len(mean) or not np.isfinite(values).all() or (name == "input_std" and min(values) <= 0):
+            raise InputError(name, f"{list(values)}", f"give {len(mean)} finite numbers, a value a channel or feature")
+    return np.array(config.input_mean, dtype=mean.dtype), np.array(config.input_std, dtype=std.dtype)
 
 
 def _possible(attacks: dict[str, Attack], config: AuditConfig) -> dict[str, Attack]:

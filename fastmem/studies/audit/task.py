@@ -2,13 +2,13 @@
 
 A model is saved before its rows are written, so whatever instant a run is killed at, the next one finds either nothing
 or something whole. A model of which only the answers are missing or stale (another statistic asked for, say) is not
-trained again.
+trained again; and what another worker, a shard or an earlier try of the same task has done is left as it is, so a task
+may run any number of times, in several places at once.
 """
 
 from __future__ import annotations
 
 import functools
-import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from fastmem.data import make_queries
 from fastmem.engine import Task
-from fastmem.errors import FastmemError, InputError
+from fastmem.errors import FastmemError, InputError, StoreError
 from fastmem.models import build_model
 from fastmem.signals.query import query_model
 from fastmem.studies.audit.job import Cohort, Job, Table
-from fastmem.studies.audit.store import METADATA, checkpoint_path, load_saved, open_writer
-from fastmem.training import load_into, save_checkpoint, train_models
+from fastmem.studies.audit.store import load_saved, save, writer_in_task
+from fastmem.training import load_into, train_models
 
 __all__ = ["TaskReport", "as_tensor", "build", "query", "train", "train_and_query", "try_training"]
 
@@ -40,19 +40,28 @@ class TaskReport:
 def train_and_query(job: Job, task: Task) -> TaskReport:
     """Does a task; its rows are in the store when this returns."""
     cohort = job.cohorts[task.group]
-    saved: dict[int, dict[str, Tensor]] = {}
-    if cohort.keep_models:
-        found = {model: load_saved(job, cohort, model) for model in task.rows}
-        saved = {model: state for model, state in found.items() if state is not None}
-    states = saved | train(job, cohort, [model for model in task.rows if model not in saved])
-    writers = [open_writer(job, table) for table in cohort.tables]
-    for model in task.rows:
+    writers = [(writer_in_task(job, table), table) for table in cohort.tables]
+    unanswered = {
+        model: [(writer, table) for writer, table in writers if not writer.is_complete(model, table.keys[model])]
+        for model in task.rows
+    }
+    saved = {model: load_saved(job, cohort, model) for model in task.rows if cohort.keeps(model)}
+    states = {model: state for model, state in saved.items() if state is not None}
+    wanted = [model for model in task.rows if model not in states and (unanswered[model] or cohort.keeps(model))]
+    if cohort.given in wanted:
+        raise StoreError(job.models, "the saved copy of the audited model is not there", "run the same command again")
+    states |= train(job, cohort, wanted)
+    for model, tables in unanswered.items():
+        # A GPU does not give the same bits twice: all rows are of the model that is saved.
+        tables = writers if model in wanted else tables
+        if not tables:
+            continue
         network = build(job, seed=0)
         load_into(network, states[model])
         network.to(job.device)
-        for table, writer in zip(cohort.tables, writers, strict=True):
+        for writer, table in tables:
             writer.write_row(model, query(job, network, table, cohort.name, model), table.keys[model])
-    return TaskReport(len(task.rows), len(task.rows) - len(saved))
+    return TaskReport(len(task.rows), len(wanted))
 
 
 def train(job: Job, cohort: Cohort, models: Sequence[int]) -> dict[int, dict[str, Tensor]]:
@@ -74,14 +83,11 @@ def train(job: Job, cohort: Cohort, models: Sequence[int]) -> dict[int, dict[str
     for model, result in zip(models, trained, strict=True):
         if cohort.keep_models:
             about = {
-                "key": cohort.keys[model],
                 "model": f"{cohort.name} {model}",
                 "epochs_run": result.epochs_run,
                 "train_accuracy": result.train_accuracy,
             }
-            # One entry: safetensors writes several in an order of its own, and equal runs should give equal bytes.
-            metadata = {METADATA: json.dumps(about)}
-            save_checkpoint(checkpoint_path(job, model), result.state, metadata)
+            save(job, cohort, model, result.state, about)
     return {model: result.state for model, result in zip(models, trained, strict=True)}
 
 
@@ -107,7 +113,7 @@ def try_training(job: Job, epochs: int = 1) -> None:
         stop_at_train_accuracy=None,
     )
     first = np.arange(len(cohort.x))[None] < size
-    train(replace(job, recipe=recipe), replace(cohort, keep_models=False, train=first, held_out=None), [0])
+    train(replace(job, recipe=recipe), replace(cohort, keep_models=False, train=first, held_out=None, given=None), [0])
 
 
 def build(job: Job, seed: int) -> nn.Module:
