@@ -84,7 +84,7 @@ class RunFolder:
         Raises:
             StoreError: If another process works in it, or if it cannot be made or written.
         """
-        self._make()
+        self.make()
         # Asking for the lock without waiting: a second run should say so, not sit there.
         with self._holding(_WHOLE_RUN, "another fastmem process is working in {}"):
             if shards := self._working_shards():
@@ -111,7 +111,7 @@ class RunFolder:
         Raises:
             StoreError: If a whole run or the same shard works in the folder, or it cannot be made or written.
         """
-        self._make()
+        self.make()
         with contextlib.ExitStack() as held:
             busy = "another fastmem process is working in {}"
             with self._holding(_WHOLE_RUN, busy, _SHARD_TURN_SECONDS):
@@ -178,7 +178,12 @@ class RunFolder:
                 working.append(path.name.removeprefix(".").removesuffix(".lock").replace("-", " "))
         return working
 
-    def _make(self) -> None:
+    def make(self) -> None:
+        """Makes the folder, with those above it, and sees that it can be written.
+
+        Raises:
+            StoreError: If it cannot.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             probe = self.path / f".probe.{os.getpid()}.tmp"

@@ -83,7 +83,7 @@ def run_audit(config: AuditConfig, fresh: bool = False, terminal: Terminal | Non
         if fresh:
             remove_all([plan.job.store, plan.job.models])
             folder.remove([*OUTPUTS, "config.yaml"])
-        missing = _make_ready(plan, folder, terminal)
+        missing = _make_ready(plan, terminal)
         trained = _fill_store(plan, missing, engine, terminal)
         try:
             outcomes = _attack(plan, engine, terminal)
@@ -114,14 +114,15 @@ def run_shard(config: AuditConfig, shard: Shard, terminal: Terminal | None = Non
     """
     terminal = terminal or Terminal(quiet=True)
     plan = replace(_prepare(config, terminal), shard=shard)
-    folder = RunFolder(plan.config.run_dir)
+    # Where the rows are; hosts may each have a run folder of their own.
+    shared = RunFolder(plan.own_store or plan.config.run_dir)
 
     def prepare(others: bool) -> dict[str, list[int]]:
-        _require_same_audit(folder, plan, others)
+        _require_same_audit(shared, plan, others)
         # A URL has no lock that would tell who else is at work there.
-        return _make_ready(plan, folder, terminal, may_replace=not others and not is_url(plan.job.store))
+        return _make_ready(plan, terminal, may_replace=not others and not is_url(plan.job.store))
 
-    with _engine(plan, terminal) as engine, folder.joined(str(shard), prepare) as missing:
+    with _engine(plan, terminal) as engine, shared.joined(str(shard), prepare) as missing:
         return _fill_store(plan, missing, engine, terminal)
 
 
@@ -137,9 +138,7 @@ def _prepare(config: AuditConfig, terminal: Terminal) -> AuditPlan:
     return plan
 
 
-def _make_ready(
-    plan: AuditPlan, folder: RunFolder, terminal: Terminal, may_replace: bool = True
-) -> dict[str, list[int]]:
+def _make_ready(plan: AuditPlan, terminal: Terminal, may_replace: bool = True) -> dict[str, list[int]]:
     """Makes the tables, puts the audited model there where it is the user's own, and says which rows are missing."""
     job = plan.job
     if prepare_store(job, may_replace):
@@ -148,9 +147,11 @@ def _make_ready(
     if plan.target is not None and cohort.given is not None and load_saved(job, cohort, cohort.given) is None:
         save(job, cohort, cohort.given, plan.target.state, {"model": "target"})
     missing = _missing(plan)
+    folder = RunFolder(plan.config.run_dir)
     if any(missing.values()):
         # The old results would stand beside rows that they do not describe.
         folder.remove(OUTPUTS)
+    folder.make()
     write_config(folder.path, plan.config)
     return missing
 
