@@ -146,8 +146,8 @@ def digest(array: np.ndarray) -> bytes:
 def as_url(path: str | PathLike[str]) -> str:
     """A local path made absolute, or an fsspec URL as it is."""
     text = fspath(path)
-    if text.startswith("file://"):
-        text = text.removeprefix("file://")
+    for protocol in ("file://", "local://"):  # of fsspec's names for this machine's files
+        text = text.removeprefix(protocol)
     return text if "://" in text else str(Path(text).absolute())
 
 

@@ -51,3 +51,15 @@ def finished(finished_once: Path, tmp_path: Path) -> Path:
 def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves out the drawing, which takes as long as all the rest."""
     monkeypatch.setattr("fastmem.studies.audit.run.write_audit_report", lambda folder: None)
+
+
+@pytest.fixture
+def run_contents() -> Callable[[Path], dict[str, bytes]]:
+    """Reads everything of a run's folder that must not depend on where and how often interrupted it ran."""
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        files = [folder / "scores.csv", folder / "report_data.npz", *sorted((folder / "models").iterdir())]
+        files += sorted(path for path in (folder / "signals.zarr").rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+    return contents

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,10 +21,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-_SMALL = (
+_SMALL = shlex.split(
     "--pool 80 --population 40 --bystanders 40 --model-args.hidden [16] --num-models 8 --null-models 8 --workers 2 "
     "--recipe.epochs 100 --attacks loss,lira_online,rmia_online"
-).split()
+)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
