@@ -69,7 +69,8 @@ def answer_sentence(attacks: Attacks, num_models: int, needs_references: Mapping
     helpers = f"with {num_models - 1} shadow models" if needs_references[key] else "without shadow models"
     level = entry["tpr_at_fpr"][_LEVEL]
     if not level["resolvable"]:
-        return _answer_by_auc(entry, helpers, "there are too few records to resolve 1% false positives")
+        reason = level.get("unresolved") or "there are too few records"
+        return _answer_by_auc(entry, helpers, f"1% false positives cannot be resolved: {reason}")
     found = (
         f"{percent(level['tpr'])} of the training records ({_span(level)}) at {percent(level['realised_fpr'])} false "
         f"positives"

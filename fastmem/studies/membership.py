@@ -25,6 +25,10 @@ _ROC_POINTS = 400
 _HISTOGRAM_BINS = 60
 _HISTOGRAM_QUANTILES = 200
 
+# A level is resolved by a population that has ten records above its threshold, and 0.1% is what audits report.
+_RECORDS_A_LEVEL = 10
+_FINEST_LEVEL = 0.001
+
 
 @dataclass(frozen=True, eq=False)
 class Tables:
@@ -88,14 +92,16 @@ def evaluate(attack: Attack, tables: Tables, targets: Sequence[int], seed: int) 
     members = tables.pool.keep[list(targets)]
     metrics = audit_metrics(result.scores, members, seed=seed)
     controls, control_arrays = _controls(attack, tables, targets, seed)
+    numbers = metrics.to_dict()
+    ties = _mark_tied_levels(numbers["tpr_at_fpr"], metrics.pooled.roc)
     entry = {
         "title": attack.title,
         "options": attack.options,
-        **metrics.to_dict(),
+        **numbers,
         "controls": controls,
         "details": result.details,
         "seconds": time.perf_counter() - start,
-        "warnings": list(result.warnings),
+        "warnings": [*result.warnings, *ties, *_coarse_population(attack, tables)],
     }
     key = attack.key
     arrays = {
@@ -142,6 +148,40 @@ def _controls(
         entries[name] = metrics.to_dict()
         arrays |= _curve(f"roc_{attack.key}__{name}", metrics.pooled.roc)
     return entries, arrays
+
+
+def _mark_tied_levels(levels: dict[str, Any], curve: Roc) -> list[str]:
+    """Marks the levels that the scores cannot tell apart from none, and says so.
+
+    Where the highest score is shared by more non-members than a level admits, nobody can be named at that level. A TPR
+    of 0 there is a property of the scores' steps, not of the model.
+    """
+    tied = float(curve.fpr[1])
+    lost = {name: value for name, value in levels.items() if value["resolvable"] and float(name) < tied}
+    for value in lost.values():
+        value["resolvable"] = False
+        value["unresolved"] = f"{tied:.2g} of the non-members share the highest score"
+    if not lost:
+        return []
+    return [
+        f"{tied:.2%} of the non-members share the highest score with {curve.tpr[1]:.1%} of the members, so false positive "
+        f"rates below that cannot be resolved (asked for: {', '.join(f'{float(name):.3g}' for name in lost)}); a TPR of 0 "
+        "there says nothing of the model"
+    ]
+
+
+def _coarse_population(attack: Attack, tables: Tables) -> list[str]:
+    """What a small population means for an attack whose scores are shares of it."""
+    if not attack.needs_population or tables.population is None:
+        return []
+    size = tables.population.num_samples
+    if size * _FINEST_LEVEL >= _RECORDS_A_LEVEL:
+        return []
+    return [
+        f"its scores are shares of a population of {size} records: within a target they resolve false positive rates from "
+        f"about {_RECORDS_A_LEVEL / size:.2g} up, and {_FINEST_LEVEL:.1%} needs {round(_RECORDS_A_LEVEL / _FINEST_LEVEL)} "
+        "records (--population)"
+    ]
 
 
 def _by_record(scores: np.ndarray, members: np.ndarray, metrics: AuditMetrics) -> dict[str, np.ndarray]:

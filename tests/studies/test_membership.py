@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from fastmem.attacks import Attack, AttackResult, LiRA, Loss
+from fastmem.attacks import RMIA, Attack, AttackResult, LiRA, Loss
 from fastmem.metrics import membership_metrics
 from fastmem.signals import Signals
 from fastmem.studies.membership import Tables, evaluate
@@ -97,3 +97,46 @@ def test_histograms_hold_every_score(tables: Tables) -> None:
     assert arrays["hist_lira_online_in"].sum() == keep.sum()
     assert arrays["hist_lira_online_out"].sum() == (~keep).sum()
     assert (np.diff(arrays["hist_lira_online_edges"]) > 0).all()
+
+
+@dataclass(frozen=True)
+class _Saturates(Attack):
+    """An attack whose highest score is shared by a twentieth of the records, whoever they are."""
+
+    title = "Saturates"
+    key: ClassVar[str] = "saturates"
+    required_stats: ClassVar[tuple[str, ...]] = ("margin",)
+
+    def _run(self, signals: Signals, targets: list[int], population: Signals | None) -> AttackResult:
+        margin = signals.stat("margin")[targets, :, 0]
+        return AttackResult(np.minimum(margin, np.quantile(margin, 0.95)))
+
+
+def test_levels_below_the_highest_tie_are_marked_and_named(tables: Tables) -> None:
+    null = Tables(pool=tables.null)
+    entry = evaluate(_Saturates(), null, range(16), seed=0).entry
+    levels = entry["tpr_at_fpr"]
+    assert (levels["0.01"]["tpr"], levels["0.01"]["resolvable"]) == (0.0, False)
+    assert "share the highest score" in levels["0.01"]["unresolved"]
+    assert levels["0.1"]["resolvable"]
+    (warning,) = entry["warnings"]
+    assert "asked for: 0.001, 0.01)" in warning
+    # The same without the ties: nothing to say, whatever the levels.
+    assert evaluate(Loss(), null, range(16), seed=0).entry["warnings"] == []
+    assert evaluate(Loss(), null, range(16), seed=0).entry["tpr_at_fpr"]["0.01"]["resolvable"]
+
+
+def test_a_small_population_says_what_it_resolves(tables: Tables) -> None:
+    rng = np.random.default_rng(1)
+
+    def warnings(size: int) -> list[str]:
+        unseen = np.zeros((16, size), dtype=bool)
+        population = Signals(np.zeros(size, int), unseen, stats={"margin": rng.normal(size=(16, size, 1))})
+        entry = evaluate(RMIA(), Tables(tables.pool, population), range(2), seed=0).entry
+        return [text for text in entry["warnings"] if "shares of a population" in text]
+
+    (warning,) = warnings(200)
+    assert "200 records" in warning
+    assert "from about 0.05 up" in warning
+    assert "0.1% needs 10000 records" in warning
+    assert warnings(10_000) == []

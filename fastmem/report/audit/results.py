@@ -75,12 +75,15 @@ class Level:
     n_in: float
     n_out: float
     resolvable: bool
+    unresolved: str = ""
 
     @property
     def reason(self) -> str:
         """Why the level cannot be resolved; empty where it can."""
         if self.resolvable:
             return ""
+        if self.unresolved:
+            return self.unresolved
         if self.level == 0:
             return f"below 1 in {count(self.n_out)}"
         if math.isfinite(self.n_out):
@@ -228,6 +231,7 @@ def _level(level: float, fields: Fields) -> Level:
         n_in=fields.number("n_in"),
         n_out=n_out,
         resolvable=bool(resolvable),
+        unresolved=fields.text("unresolved"),
     )
 
 

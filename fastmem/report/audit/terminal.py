@@ -57,7 +57,7 @@ def audit_table(summary: Mapping[str, Any]) -> Table:
 def _caption(attacks: list[AttackResult]) -> Text:
     notes = ["Ranges are 95% intervals. Guessing gives an AUC of .500 and a TPR equal to the FPR."]
     if any(not level.resolvable for attack in attacks for at, level in attack.levels.items() if at in _LEVELS):
-        notes.append("n/r: too few non-members to resolve the level.")
+        notes.append("n/r: too few non-members, or too many equal scores, to resolve the level.")
     if any(control.covers_chance is False for attack in attacks for control in attack.controls.values()):
         notes.append("!: a control that misses .500, as 1 in 20 does by luck; !!: by more than luck explains.")
     return Text(" ".join(notes), style="dim")

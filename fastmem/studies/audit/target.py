@@ -24,6 +24,8 @@ __all__ = ["Target", "read_target", "target_warnings"]
 # A target this many standard deviations away from the shadow models was not trained as they were.
 _UNLIKE = 4.0
 _SMALLEST_SPREAD = 0.01
+# Right answers beyond chance on its own records, as a share of the shadow models'.
+_LITTLE = 0.2
 
 # What training scripts call the state dict within a larger file, and what wrappers put before each name.
 _NESTED = ("state_dict", "model_state_dict", "model", "net")
@@ -80,7 +82,10 @@ def target_warnings(
         shadows: For each of these the ``mean`` and ``std`` of the shadow models.
         num_classes: C.
     """
-    if target["train_accuracy"] < 2 / num_classes and shadows["train_accuracy"]["mean"] > 4 / num_classes:
+    learned, usual = (
+        value - 1 / num_classes for value in (target["train_accuracy"], shadows["train_accuracy"]["mean"])
+    )
+    if learned < _LITTLE * usual:
         return [
             f"the checkpoint is right on {target['train_accuracy']:.1%} of the records that it was trained on, hardly "
             "more than by chance: its inputs were normalised otherwise (--input-mean, --input-std), its classes are in "
