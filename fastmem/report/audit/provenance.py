@@ -29,6 +29,12 @@ def training(run: Run) -> Section:
             text = percent(mean) + (f" ± {percent(std, unit=False)}" if math.isfinite(std) else "")
             ends = span(percent(low, unit=False), percent(high))
             items.append((f"{part} accuracy", f"{text} ({ends})" if ends else text))
+    target = run.summary.child("target")
+    if target.data:
+        items += [
+            (f"{part} accuracy of the audited model", percent(target.number(f"{part}_accuracy")))
+            for part in ("train", "test")
+        ]
     lead = "A wide gap between the two accuracies goes with leakage, but a narrow one does not rule it out."
     return Section("training", "Training", _pairs(items), lead, half=True)
 

@@ -274,3 +274,18 @@ def test_labels_of_the_most_exposed_tenth_are_compared_with_the_pool(run_dir: Pa
     assert [re.sub(r"<[^>]+>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", first_row)] == [
         *("7", "80.0%", "8.0%", f"10.00 {TIMES}")
     ]
+
+
+def test_a_model_of_the_users_own_and_levels_that_ties_hide(edit, read_page) -> None:
+    def change(summary: dict[str, Any]) -> None:
+        summary["target"] = {"train_accuracy": 0.987, "test_accuracy": 0.456}
+        for attack in summary["attacks"].values():
+            attack["tpr_at_fpr"]["0.001"] |= {
+                "resolvable": False,
+                "unresolved": "half of the others share the top score",
+            }
+
+    page = read_page(write_audit_report(edit(change)))
+    assert "train accuracy of the audited model 98.7%" in page.text
+    assert "test accuracy of the audited model 45.6%" in page.text
+    assert "half of the others share the top score" in page.text
