@@ -206,8 +206,7 @@ class _Calls:
 def _work(
     import_paths: list[str], version: str, work: bytes, shared: list[Any], task: Task
 ) -> Any:  # runs in a Ray worker
-    import ray
-
+    ray = _import_ray()
     # The user's own modules, where the nodes share a file system; after what the node has itself.
     sys.path.extend(path for path in import_paths if path not in sys.path)
     if code_version(".") != version:
