@@ -9,6 +9,8 @@ void bind_kl_div(pybind11::module_& module);
 void bind_layer_grad_stats(pybind11::module_& module);
 void bind_lira_moments(pybind11::module_& module);
 void bind_logit_stats(pybind11::module_& module);
+void bind_mlp_sgd(pybind11::module_& module);
+void bind_relu_max_pool(pybind11::module_& module);
 void bind_rmia(pybind11::module_& module);
 void bind_weight_importance(pybind11::module_& module);
 }  // namespace fastmem::cpu
@@ -21,6 +23,8 @@ PYBIND11_MODULE(_cpu, module) {
   bind_layer_grad_stats(module);
   bind_lira_moments(module);
   bind_logit_stats(module);
+  bind_mlp_sgd(module);
+  bind_relu_max_pool(module);
   bind_rmia(module);
   bind_weight_importance(module);
 }

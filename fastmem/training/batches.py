@@ -47,6 +47,11 @@ class Batches:
 
     def epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Network inputs (normalised) and labels of the batches of the next epoch."""
+        for x, y, sizes in self.blocks():
+            yield from zip(x.split(sizes), y.split(sizes), strict=True)
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor, list[int]]]:
+        """The next epoch, several batches at a time: inputs and labels one after the other, and the batches' sizes."""
         job = self._job
         order, choices = self.draw()
         order = order.to(job.device)
@@ -57,7 +62,7 @@ class Batches:
             rows = order[part]
             x = self.augmentation.apply(job.x[rows], None if choices is None else choices[part])
             x = normalise(x, *job.normalisation).to(self._dtype).contiguous(memory_format=self._format)
-            yield from zip(x.split(sizes), job.y[rows].split(sizes), strict=True)
+            yield x, job.y[rows], sizes
 
     def draw(self) -> tuple[Tensor, Tensor | None]:
         """The next epoch's order (record numbers, int64 on the CPU) and augmentation choices."""

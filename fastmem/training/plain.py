@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from fastmem.errors import InputError
 from fastmem.training.batches import Batches
-from fastmem.training.evaluate import evaluate, model_dtype
-from fastmem.training.job import DivergenceError, Job, TrainedModel, stream_seed
+from fastmem.training.evaluate import model_dtype
+from fastmem.training.job import Job, TrainedModel, stream_seed
+from fastmem.training.progress import Progress
 from fastmem.training.step import Step
 
-__all__ = ["PlainTrainer", "own_randomness"]
+__all__ = ["PlainTrainer", "initial_model", "own_randomness"]
 
 
 class PlainTrainer:
@@ -29,70 +29,44 @@ class PlainTrainer:
 
     def train(self, job: Job) -> list[TrainedModel]:
         """Train them all, in the job's order."""
-        return [_Training(job, index).run() for index in range(len(job.seeds))]
+        return [_train(job, index) for index in range(len(job.seeds))]
 
 
-class _Training:
-    """The training of one model of the job, from its initial weights to its last."""
+def _train(job: Job, index: int) -> TrainedModel:
+    """One model, from its initial weights to its last."""
+    seed = job.seeds[index]
+    with own_randomness(job.device) as reseed:
+        reseed(seed)
+        model = job.build(seed).to(job.device)
+        reseed(stream_seed(seed, "dropout"))
+        progress = Progress(job, index)
+        _fit(job, index, model, progress)
+        return progress.result(model)
 
-    def __init__(self, job: Job, index: int) -> None:
-        self.job = job
-        self.index = index
-        self.history: dict[str, list[float]] = {"train_loss": []}
-        self.best_loss = math.inf
-        self.best_epoch = 0
-        self.best_state: dict[str, Tensor] | None = None
 
-    def run(self) -> TrainedModel:
-        job, seed = self.job, self.job.seeds[self.index]
-        with own_randomness(job.device) as reseed:
-            reseed(seed)
-            model = job.build(seed).to(job.device)
-            reseed(stream_seed(seed, "dropout"))
-            self._fit(model)
-            if self.best_state is not None:
-                model.load_state_dict(self.best_state)
-            _, accuracy = evaluate(model, job.x, job.y, job.normalisation, job.records[self.index])
-        epochs_run = len(self.history["train_loss"])
-        return TrainedModel(_copy(model, "cpu"), self.history, accuracy, epochs_run, self.best_epoch or epochs_run)
+def _fit(job: Job, index: int, model: nn.Module, progress: Progress) -> None:
+    memory_format = torch.contiguous_format
+    if job.x.ndim == 4 and getattr(model, "channels_last", False):
+        memory_format = torch.channels_last
+        nn.utils.convert_conv2d_weight_memory_format(model, memory_format)
+    batches = Batches(job, index, model_dtype(model), memory_format)
+    _check_batch_norm(model, batches.sizes)
+    step = Step(model, job.recipe, job.device)
+    sizes = torch.tensor(batches.sizes, dtype=torch.float64)
+    rates = iter(job.recipe.rates(len(sizes)))
+    model.train()
+    ended = False
+    while not ended:
+        losses = [step(x, y, next(rates)) for x, y in batches.epoch()]
+        loss = torch.stack(losses).double().cpu() @ (sizes / sizes.sum())  # the epoch's only wait for a GPU
+        ended = progress.ends(model, float(loss))
 
-    def _fit(self, model: nn.Module) -> None:
-        job, recipe = self.job, self.job.recipe
-        memory_format = torch.contiguous_format
-        if job.x.ndim == 4 and getattr(model, "channels_last", False):
-            memory_format = torch.channels_last
-            nn.utils.convert_conv2d_weight_memory_format(model, memory_format)
-        batches = Batches(job, self.index, model_dtype(model), memory_format)
-        _check_batch_norm(model, batches.sizes)
-        step = Step(model, recipe, job.device)
-        sizes = torch.tensor(batches.sizes, dtype=torch.float64)
-        rates = iter(recipe.rates(len(sizes)))
-        model.train()
-        for epoch in range(1, recipe.epochs + 1):
-            losses = [step(x, y, next(rates)) for x, y in batches.epoch()]
-            loss = float(torch.stack(losses).double().cpu() @ (sizes / sizes.sum()))  # the epoch's only wait for a GPU
-            if not math.isfinite(loss):
-                raise DivergenceError.of(self.index, job.seeds[self.index], epoch, loss, recipe)
-            self.history["train_loss"].append(loss)
-            job.on_epoch(self.index, epoch, loss)
-            if self._learned_enough(model) or self._lost_patience(model, epoch):
-                break
 
-    def _learned_enough(self, model: nn.Module) -> bool:
-        job, enough = self.job, self.job.recipe.stop_at_train_accuracy
-        if enough is None:
-            return False
-        return evaluate(model, job.x, job.y, job.normalisation, job.records[self.index])[1] >= enough
-
-    def _lost_patience(self, model: nn.Module, epoch: int) -> bool:
-        job, patience = self.job, self.job.recipe.patience
-        if patience is None or job.validation is None:
-            return False
-        loss, _ = evaluate(model, *job.validation, job.normalisation)
-        self.history.setdefault("validation_loss", []).append(loss)
-        if loss < self.best_loss:
-            self.best_loss, self.best_epoch, self.best_state = loss, epoch, _copy(model, job.device)
-        return epoch - self.best_epoch >= patience
+def initial_model(job: Job, index: int) -> nn.Module:
+    """The model at place ``index`` before its training, on the CPU; torch's global generators are left as they were."""
+    with own_randomness(job.device) as reseed:
+        reseed(job.seeds[index])
+        return job.build(job.seeds[index])
 
 
 @contextmanager
@@ -107,14 +81,6 @@ def own_randomness(device: torch.device) -> Iterator[Callable[[int], None]]:
                     torch.cuda.manual_seed(seed)
 
         yield reseed
-
-
-def _copy(model: nn.Module, device: torch.device | str) -> dict[str, Tensor]:
-    """Fresh, contiguous copies: nothing of the optimiser or the device's memory stays alive with them."""
-    return {
-        name: value.detach().to(device).clone(memory_format=torch.contiguous_format)
-        for name, value in model.state_dict().items()
-    }
 
 
 def _check_batch_norm(model: nn.Module, sizes: list[int]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastmem.data.transforms import Augmentation
 from fastmem.errors import InputError
+from fastmem.training.fused import FusedTrainer
 from fastmem.training.job import Job, OnEpoch, TrainedModel, Trainer
 from fastmem.training.plain import PlainTrainer
 from fastmem.training.recipe import Recipe
@@ -21,7 +22,7 @@ __all__ = ["train_models"]
 _log = logging.getLogger(__name__)
 
 # Tried in this order; the last one takes everything.
-_TRAINERS: tuple[Trainer, ...] = (StackedTrainer(), PlainTrainer())
+_TRAINERS: tuple[Trainer, ...] = (FusedTrainer(), StackedTrainer(), PlainTrainer())
 
 
 def train_models(
