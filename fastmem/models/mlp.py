@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fastmem.errors import InputError, UnknownNameError
 
-__all__ = ["ACTIVATIONS", "MLP", "relu_layers"]
+__all__ = ["ACTIVATIONS", "MLP", "is_altered", "relu_layers"]
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "silu": nn.SiLU}
 
@@ -72,7 +72,7 @@ def relu_layers(model: nn.Module) -> list[nn.Linear] | str:
     linear = [layer for layer in layers[::2] if type(layer) is nn.Linear]
     if len(layers) != 2 * len(linear) - 1 or any(type(layer) is not nn.ReLU for layer in layers[1::2]):
         return "the model is not linear layers with ReLUs between them"
-    if any(_altered(module) for module in model.modules()):
+    if any(is_altered(module) for module in model.modules()):
         return "a hook or another forward is attached to the model"
     parameters = [parameter for layer in linear for parameter in (layer.weight, layer.bias)]
     if any(parameter is None or not parameter.requires_grad for parameter in parameters):
@@ -86,7 +86,8 @@ def relu_layers(model: nn.Module) -> list[nn.Linear] | str:
     return linear
 
 
-def _altered(module: nn.Module) -> bool:
+def is_altered(module: nn.Module) -> bool:
+    """Whether a hook or a ``forward`` of its own is attached to this very module."""
     hooks = (
         module._forward_hooks,
         module._forward_pre_hooks,

@@ -12,13 +12,13 @@ from fastmem.signals.names import STAT_NAMES, stored_names
 from fastmem.signals.signals import Signals
 
 if TYPE_CHECKING:
-    from fastmem.signals.query import query_model
+    from fastmem.signals.query import query_model, query_models
     from fastmem.signals.store import SignalsWriter
     from fastmem.signals.stored import stored_groups
 
-__all__ = ["STAT_NAMES", "Signals", "SignalsWriter", "query_model", "stored_groups", "stored_names"]
+__all__ = ["STAT_NAMES", "Signals", "SignalsWriter", "query_model", "query_models", "stored_groups", "stored_names"]
 
-_HOME = {"SignalsWriter": "store", "query_model": "query", "stored_groups": "stored"}
+_HOME = {"SignalsWriter": "store", "query_model": "query", "query_models": "query", "stored_groups": "stored"}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,13 +1,13 @@
-"""Asking one model about every record: inputs in, statistics out, in one pass over the data.
+"""Asking models about every record: inputs in, statistics out, in one pass over the data.
 
-The model is queried in eval mode: BatchNorm in training mode would make a record's answer depend on its neighbours in
+A model is queried in eval mode: BatchNorm in training mode would make a record's answer depend on its neighbours in
 the batch. Logits leave the device only if they are asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from fastmem.errors import InputError
 from fastmem.signals.names import canonical_name, trailing_shape
 from fastmem.signals.statistics import statistics
 
-__all__ = ["query_model"]
+__all__ = ["query_model", "query_models"]
 
 
 def query_model(
@@ -54,29 +54,97 @@ def query_model(
         InputError: if the model is elsewhere, returns something else than [B, C], or returns NaN or infinite logits
             (how many records, and the first); if labels and records disagree or a label is out of range.
     """
+    return query_models([model], x, y, queries, stats, normalisation, batch_size, device)[0]
+
+
+def query_models(
+    models: Sequence[nn.Module],
+    x: Tensor,
+    y: Tensor,
+    queries: Sequence[Callable[[Tensor], Tensor]],
+    stats: Sequence[str],
+    normalisation: tuple[Tensor, Tensor] | None = None,
+    batch_size: int = 1024,
+    device: torch.device | str | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """What :func:`query_model` gives of each of several models, in one pass over the records.
+
+    Each view of a batch is made and normalised once for all models; a model's answers do not depend on the others.
+
+    Args:
+        models: Classifiers, on one device.
+        x: Records as stored [N, ...], on any device.
+        y: Labels [N], int64.
+        queries: As for :func:`query_model`.
+        stats: The same.
+        normalisation: The same.
+        batch_size: Records per forward pass.
+        device: Where the models are; None to find out.
+
+    Returns:
+        One dictionary a model, in order.
+
+    Raises:
+        InputError: As :func:`query_model`; or there is no model.
+    """
     names = tuple(dict.fromkeys(name if name == "logits" else canonical_name(name) for name in stats))
     _check_inputs(x, y, queries, names, batch_size)
-    device = _device_of(model, device)
-    out: dict[str, Tensor] = {}
-    broken = torch.zeros(len(x), len(queries), dtype=torch.bool, device=device)
-    with _answering(model, device):
+    if not models:
+        raise InputError("models", "none given", "give at least one")
+    where = {_device_of(model, device) for model in models}
+    if len(where) > 1:
+        raise InputError("models", f"they are on {', '.join(sorted(map(str, where)))}", "move them to one device")
+    device = where.pop()
+    answers = [_Answers(model, names, len(x), len(queries), device) for model in models]
+    with ExitStack() as stack:
+        for model in models:
+            stack.enter_context(_answering(model, device))
         for start in range(0, len(x), batch_size):
             rows = slice(start, start + batch_size)
             batch = x[rows].to(device, non_blocking=True)
             target = y[rows].to(device, non_blocking=True)
+            # Of all views at once where several models look at them; else one after the other.
             views = (query(batch) for query in queries)
-            answers = [model(normalise(view, *normalisation) if normalisation else view) for view in views]
-            logits = _stack(answers, len(batch))
-            if start == 0:
-                _check_labels(y, logits.shape[-1])
-                out = {name: _buffer(name, len(x), logits) for name in names}
-            broken[rows] = ~logits.isfinite().all(dim=-1)
-            values = statistics(logits, target, (name for name in names if name != "logits"))
-            values["logits"] = logits
-            for name in names:
-                out[name][rows].copy_(values[name], non_blocking=True)
-    _check_finite(broken)  # waits for the device: after this the buffers are filled
-    return {name: values.numpy() for name, values in out.items()}
+            inputs = (normalise(view, *normalisation) if normalisation else view for view in views)
+            if len(models) > 1:
+                inputs = list(inputs)
+            for own in answers:
+                own.add(rows, inputs, target, y)
+    return [own.result() for own in answers]
+
+
+class _Answers:
+    """What one model said so far."""
+
+    def __init__(
+        self, model: nn.Module, names: tuple[str, ...], num_samples: int, num_queries: int, device: torch.device
+    ) -> None:
+        self._model = model
+        self._names = names
+        self._out: dict[str, Tensor] = {}
+        self._broken = torch.zeros(num_samples, num_queries, dtype=torch.bool, device=device)
+        self._format = torch.channels_last if getattr(model, "channels_last", False) else torch.contiguous_format
+
+    def add(self, rows: slice, inputs: Iterable[Tensor], target: Tensor, labels: Tensor) -> None:
+        logits = _stack([self._model(self._laid_out(view)) for view in inputs], len(target))
+        if not self._out:
+            _check_labels(labels, logits.shape[-1])
+            self._out = {name: _buffer(name, len(labels), logits) for name in self._names}
+        self._broken[rows] = ~logits.isfinite().all(dim=-1)
+        values = statistics(logits, target, (name for name in self._names if name != "logits"))
+        values["logits"] = logits
+        for name in self._names:
+            self._out[name][rows].copy_(values[name], non_blocking=True)
+
+    def result(self) -> dict[str, np.ndarray]:
+        _check_finite(self._broken)  # waits for the device: after this the buffers are filled
+        return {name: values.numpy() for name, values in self._out.items()}
+
+    def _laid_out(self, view: Tensor) -> Tensor:
+        if view.ndim != 4 or self._format is torch.contiguous_format:
+            return view
+        # A clone: images of one channel count as channels-last as they are, but a convolution does not take them so.
+        return view.clone(memory_format=self._format)
 
 
 @contextmanager

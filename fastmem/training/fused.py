@@ -8,8 +8,8 @@ apart, early stopping included; and what a model becomes does not depend on its 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -60,8 +60,8 @@ class FusedTrainer:
         active: list[_Model] = []
         trained: dict[int, TrainedModel] = {}
         while len(trained) < len(job.seeds):
-            for index in itertools.islice(waiting, torch.get_num_threads() - len(active)):
-                active.append(_Model(job, index))
+            room = torch.get_num_threads() - len(active)
+            active += [_Model(job, index) for index in itertools.islice(waiting, room)]
             losses = records.advance(active)
             for model, epochs in zip(active, losses, strict=True):
                 # Not more than one epoch where the recipe may stop before the last.
@@ -153,5 +153,9 @@ class _Records:
 
 def _means(model: _Model, losses: Tensor) -> list[float]:
     """The mean loss over the records of each epoch, from that of each step."""
-    sizes = torch.tensor(model.batches.sizes, dtype=torch.float64)
-    return (losses.view(-1, len(sizes)) @ (sizes / sizes.sum())).tolist()
+    sizes, count = model.batches.sizes, model.batches.bounds[-1]
+    # Exact sums: how many epochs are summed at once does not show.
+    return [
+        math.fsum(loss * size for loss, size in zip(epoch, sizes, strict=True)) / count
+        for epoch in losses.view(-1, len(sizes)).tolist()
+    ]

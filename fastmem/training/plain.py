@@ -15,7 +15,7 @@ from fastmem.training.job import Job, TrainedModel, stream_seed
 from fastmem.training.progress import Progress
 from fastmem.training.step import Step
 
-__all__ = ["PlainTrainer", "initial_model", "own_randomness"]
+__all__ = ["PlainTrainer", "check_batch_norm", "initial_model", "own_randomness"]
 
 
 class PlainTrainer:
@@ -50,7 +50,7 @@ def _fit(job: Job, index: int, model: nn.Module, progress: Progress) -> None:
         memory_format = torch.channels_last
         nn.utils.convert_conv2d_weight_memory_format(model, memory_format)
     batches = Batches(job, index, model_dtype(model), memory_format)
-    _check_batch_norm(model, batches.sizes)
+    check_batch_norm(model, batches.sizes)
     step = Step(model, job.recipe, job.device)
     sizes = torch.tensor(batches.sizes, dtype=torch.float64)
     rates = iter(job.recipe.rates(len(sizes)))
@@ -83,7 +83,8 @@ def own_randomness(device: torch.device) -> Iterator[Callable[[int], None]]:
         yield reseed
 
 
-def _check_batch_norm(model: nn.Module, sizes: list[int]) -> None:
+def check_batch_norm(model: nn.Module, sizes: list[int]) -> None:
+    """Refuse batches of one record, which have no variance, for a network that divides by it."""
     if min(sizes) == 1 and any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
         raise InputError(
             "batch_size",

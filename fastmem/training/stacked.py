@@ -1,18 +1,18 @@
-"""Many small perceptrons at once, on the CPU: their weights stacked, each matrix product one batched product.
+"""Many perceptrons at once: their weights stacked, each matrix product one batched product.
 
-A step of a 64-128-10 network is a dozen operators of a few microseconds of arithmetic each: calling them is what costs.
-Stacked, one call serves a whole pack of models. Forward and backward are written out, so that no graph is recorded and
-the momentum is updated by the product that makes the gradient: v <- momentum v + x' d, with d the loss's derivative by
-the layer's output. What is computed is exactly what :mod:`fastmem.training.plain` computes, rounding apart.
+On a GPU a perceptron of any size leaves most of it idle; on a CPU without the C++ kernels (:mod:`.fused`) a step of a
+small one is a dozen operators of a few microseconds of arithmetic each, and calling them is what costs. Stacked, one
+call serves a whole pack of models. Forward and backward are written out, so that no graph is recorded and the momentum
+is updated by the product that makes the gradient: v <- momentum v + x' d, with d the loss's derivative by the layer's
+output. What is computed is exactly what :mod:`fastmem.training.plain` computes, rounding apart.
 
 A model's result does not depend on the pack it is in: batches are padded to the recipe's size with records of weight
-zero, whatever the pack, and a batched product treats its matrices one by one.
+zero, whatever the pack, and a batched product treats its matrices one by one. (That holds bit for bit on the CPU.)
 """
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -20,11 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from fastmem.data.transforms import normalise
-from fastmem.models.mlp import MLP
+from fastmem.models import count_parameters
+from fastmem.models.mlp import relu_layers
 from fastmem.training.batches import BLOCK_VALUES, Batches
-from fastmem.training.evaluate import evaluate
-from fastmem.training.job import DivergenceError, Job, TrainedModel
-from fastmem.training.plain import own_randomness
+from fastmem.training.job import Job, TrainedModel
+from fastmem.training.packs import pack_size, train_in_packs
+from fastmem.training.plain import initial_model
+from fastmem.training.progress import Progress
 
 __all__ = ["StackedTrainer"]
 
@@ -41,39 +43,27 @@ class StackedTrainer:
     name = "stacked"
 
     def supports(self, job: Job, model: nn.Module) -> str | None:
-        """None for small ReLU perceptrons under a plain recipe on the CPU, else why not."""
+        """None for ReLU perceptrons under a plain recipe, on a CPU small ones, else why not."""
         recipe = job.recipe
         reasons = {
-            "the device is not the CPU": job.device.type != "cpu",
-            "the model is not a fastmem MLP": type(model) is not MLP,
             "the optimizer is not sgd, or uses Nesterov's form": recipe.optimizer != "sgd" or recipe.nesterov,
             "gradients are clipped": recipe.clip_norm is not None,
             "models may stop early": recipe.patience is not None or recipe.stop_at_train_accuracy is not None,
+            "mixed precision is asked for": recipe.mixed_precision != "none",
         }
         reason = next((reason for reason, applies in reasons.items() if applies), None)
         if reason is None:
-            parameters = list(model.parameters())
-            layers = [module for module in model.modules() if not list(module.children())]
-            if not all(type(layer) in (nn.Flatten, nn.Linear, nn.ReLU) for layer in layers):
-                reason = "the model has other layers than linear ones and ReLUs"
-            elif not all(parameter.requires_grad for parameter in parameters):
-                reason = "some weights are frozen"
-            elif sum(parameter.numel() for parameter in parameters) > _LARGEST:
-                reason = f"the model has more than {_LARGEST} weights, where stacking gains little"
+            layers = relu_layers(model)
+            if isinstance(layers, str):
+                reason = layers
+            elif job.device.type == "cpu" and count_parameters(model) > _LARGEST:
+                reason = f"the model has more than {_LARGEST} weights, where stacking gains little on a CPU"
         return reason
 
     def train(self, job: Job) -> list[TrainedModel]:
-        """Train them all, in packs of models that take the same number of steps an epoch."""
-        batches = [Batches(job, index) for index in range(len(job.seeds))]
-        alike: dict[int, list[int]] = defaultdict(list)
-        for index, own in enumerate(batches):
-            alike[len(own.sizes)].append(index)
-        trained: dict[int, TrainedModel] = {}
-        for indices in alike.values():
-            for start in range(0, len(indices), _PACK):
-                pack = indices[start : start + _PACK]
-                trained |= zip(pack, _train_pack(job, pack, [batches[index] for index in pack]), strict=True)
-        return [trained[index] for index in range(len(job.seeds))]
+        """Train them all, in packs of models that take the same batches."""
+        size = _PACK if job.device.type == "cpu" else pack_size(job, initial_model(job, 0).to(job.device))
+        return train_in_packs(job, size, lambda pack: _train_pack(job, pack))
 
 
 @dataclass
@@ -86,33 +76,25 @@ class _Layer:
     bias_speed: Tensor
 
 
-def _train_pack(job: Job, pack: list[int], batches: list[Batches]) -> list[TrainedModel]:
+def _train_pack(job: Job, pack: list[int]) -> list[TrainedModel]:
     recipe = job.recipe
-    models = [_initial(job, index) for index in pack]
+    models = [initial_model(job, index).to(job.device) for index in pack]
     layers = _stack(models)
-    feed = _PackedBatches(job, batches)
-    rates = iter(recipe.rates(len(batches[0].sizes)))
-    losses: list[Tensor] = []
-    for epoch in range(1, recipe.epochs + 1):
-        total = torch.zeros(len(pack), dtype=torch.float64)
+    feed = _PackedBatches(job, [Batches(job, index) for index in pack])
+    rates = iter(recipe.rates(feed.steps))
+    progress = [Progress(job, index) for index in pack]
+    for _ in range(recipe.epochs):
+        total = torch.zeros(len(pack), dtype=torch.float64, device=job.device)
         for x, y, weight, share in feed.epoch(layers[0].weight.dtype):
             loss = _step(
                 layers, x, y, weight, next(rates), recipe.momentum, recipe.weight_decay, recipe.label_smoothing
             )
             total += loss * share
-        for place, index in enumerate(pack):
-            if not math.isfinite(total[place]):
-                raise DivergenceError.of(index, job.seeds[index], epoch, float(total[place]), recipe)
-            job.on_epoch(index, epoch, float(total[place]))
-        losses.append(total)
-    history = torch.stack(losses, dim=1).tolist()
-    results = []
-    for place, (index, model) in enumerate(zip(pack, models, strict=True)):
+        for model, own, loss in zip(models, progress, total.tolist(), strict=True):
+            own.ends(model, loss)
+    for place, model in enumerate(models):
         _unstack(layers, place, model)
-        _, accuracy = evaluate(model, job.x, job.y, job.normalisation, job.records[index])
-        state = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        results.append(TrainedModel(state, {"train_loss": history[place]}, accuracy, recipe.epochs, recipe.epochs))
-    return results
+    return [own.result(model) for own, model in zip(progress, models, strict=True)]
 
 
 def _step(
@@ -172,18 +154,19 @@ class _PackedBatches:
         self._job = job
         self._batches = batches
         size = job.recipe.batch_size
-        self._steps = len(batches[0].sizes)
+        self.steps = len(batches[0].sizes)
         # Where each record of a model's epoch goes in its row of steps x size places.
         self._places = [
             torch.cat([step * size + torch.arange(count) for step, count in enumerate(own.sizes)]) for own in batches
         ]
         sizes = torch.tensor([own.sizes for own in batches])
-        self._weight = (torch.arange(size) < sizes[..., None]).double() / sizes[..., None]  # [K, steps, size]
-        self._share = sizes.double() / sizes.sum(dim=1, keepdim=True)  # [K, steps]
+        weight = (torch.arange(size) < sizes[..., None]).double() / sizes[..., None]
+        self._weight = weight.to(job.device)  # [K, steps, size]
+        self._share = (sizes.double() / sizes.sum(dim=1, keepdim=True)).to(job.device)  # [K, steps]
 
     def epoch(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
         """Inputs [K, B, D], labels [K, B, 1], weights [K, B, 1] and the step's share [K] of the epoch's mean loss."""
-        job, size, steps = self._job, self._job.recipe.batch_size, self._steps
+        job, size, steps = self._job, self._job.recipe.batch_size, self.steps
         order = torch.zeros(len(self._batches), steps * size, dtype=torch.int64)
         choices = None
         for row, (own, places) in enumerate(zip(self._batches, self._places, strict=True)):
@@ -193,6 +176,7 @@ class _PackedBatches:
                 choices = torch.zeros(*order.shape, moves.shape[1], dtype=moves.dtype) if choices is None else choices
                 choices[row, places] = moves
         weight = self._weight.to(dtype)
+        order = order.to(job.device)
         together = max(1, BLOCK_VALUES // (len(self._batches) * size * math.prod(job.x.shape[1:])))
         for first in range(0, steps, together):
             part = slice(first * size, min(first + together, steps) * size)
@@ -205,19 +189,9 @@ class _PackedBatches:
                 yield x[:, step], y[:, step], weight[:, first + step, :, None], self._share[:, first + step]
 
 
-def _initial(job: Job, index: int) -> nn.Module:
-    with own_randomness(job.device) as reseed:
-        reseed(job.seeds[index])
-        return job.build(job.seeds[index])
-
-
-def _linear(model: nn.Module) -> list[nn.Linear]:
-    return [module for module in model.modules() if isinstance(module, nn.Linear)]
-
-
 def _stack(models: list[nn.Module]) -> list[_Layer]:
     layers = []
-    for same in zip(*(_linear(model) for model in models), strict=True):
+    for same in zip(*(_layers(model) for model in models), strict=True):
         weight = torch.stack([module.weight.detach().T for module in same])
         bias = torch.stack([module.bias.detach()[None] for module in same])
         layers.append(_Layer(weight, bias, torch.zeros_like(weight), torch.zeros_like(bias)))
@@ -226,6 +200,10 @@ def _stack(models: list[nn.Module]) -> list[_Layer]:
 
 def _unstack(layers: list[_Layer], place: int, model: nn.Module) -> None:
     with torch.no_grad():
-        for layer, module in zip(layers, _linear(model), strict=True):
+        for layer, module in zip(layers, _layers(model), strict=True):
             module.weight.copy_(layer.weight[place].T)
             module.bias.copy_(layer.bias[place, 0])
+
+
+def _layers(model: nn.Module) -> list[nn.Linear]:
+    return [module for module in model.modules() if isinstance(module, nn.Linear)]

@@ -16,13 +16,14 @@ from fastmem.training.job import Job, OnEpoch, TrainedModel, Trainer
 from fastmem.training.plain import PlainTrainer
 from fastmem.training.recipe import Recipe
 from fastmem.training.stacked import StackedTrainer
+from fastmem.training.vmapped import VmappedTrainer
 
 __all__ = ["train_models"]
 
 _log = logging.getLogger(__name__)
 
 # Tried in this order; the last one takes everything.
-_TRAINERS: tuple[Trainer, ...] = (FusedTrainer(), StackedTrainer(), PlainTrainer())
+_TRAINERS: tuple[Trainer, ...] = (FusedTrainer(), StackedTrainer(), VmappedTrainer(), PlainTrainer())
 
 
 def train_models(

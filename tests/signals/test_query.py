@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from fastmem.data.transforms import make_queries, normalise
 from fastmem.errors import InputError
-from fastmem.signals import STAT_NAMES, Signals, query_model
+from fastmem.models import build_model
+from fastmem.signals import STAT_NAMES, Signals, query_model, query_models
 
 N, C = 23, 5
 
@@ -184,3 +185,42 @@ def test_on_a_gpu(records: tuple[Tensor, Tensor]) -> None:
     on_cpu = query_model(Network(), *records, QUERIES, stats, NORMALISATION)
     for name in stats:
         np.testing.assert_allclose(on_gpu[name], on_cpu[name], rtol=1e-3, atol=1e-3)
+
+
+def test_several_models_in_one_pass_answer_as_each_alone_bit_for_bit(records: tuple[Tensor, Tensor]) -> None:
+    x, y = records
+    models = [build_model("cnn", x.shape[1:], C, seed, channels=4, hidden=8) for seed in range(2)]
+    models.append(build_model("mlp", x.shape[1:], C, 2, hidden=(6,)))
+    seen = 0
+
+    def counted(batch: Tensor) -> Tensor:
+        nonlocal seen
+        seen += 1
+        return batch.flip(-1)
+
+    found = query_models(models, x, y, [QUERIES[0], counted], ["margin", "logits"], NORMALISATION, batch_size=8)
+    assert seen == 3  # batches, whatever the number of models
+    for model, answers in zip(models, found, strict=True):
+        alone = query_model(model, x, y, [QUERIES[0], counted], ["margin", "logits"], NORMALISATION, batch_size=8)
+        for name, values in alone.items():
+            np.testing.assert_array_equal(answers[name], values)
+    assert not np.array_equal(found[0]["logits"], found[1]["logits"])
+
+
+def test_no_model_or_models_on_several_devices_are_refused(records: tuple[Tensor, Tensor]) -> None:
+    with pytest.raises(InputError, match="none given"):
+        query_models([], *records, QUERIES, ["margin"])
+    with pytest.raises(InputError, match="one device"):
+        query_models([Network(), Network().to("meta")], *records, QUERIES, ["margin"])
+
+
+def test_a_network_that_prefers_channels_last_gets_it_and_says_the_same(records: tuple[Tensor, Tensor]) -> None:
+    x, y = records
+    model = build_model("cnn", x.shape[1:], C, 0, channels=4, hidden=8)
+    formats: list[bool] = []
+    model.conv2.register_forward_hook(
+        lambda module, given, result: formats.append(result.is_contiguous(memory_format=torch.channels_last))
+    )
+    found = query_model(model, x, y, QUERIES, ["logits"], NORMALISATION)["logits"]
+    assert all(formats)
+    np.testing.assert_allclose(found, one_at_a_time(model, x), rtol=1e-4, atol=1e-5)

@@ -24,6 +24,11 @@ def by(trainer: object, monkeypatch: pytest.MonkeyPatch, run: Callable[[], list[
     return run()
 
 
+@pytest.fixture(autouse=True)
+def not_fused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "_TRAINERS", (StackedTrainer(), PlainTrainer()))
+
+
 RECIPES = {
     "default": Recipe(epochs=1, batch_size=16),
     "all at once": Recipe(

@@ -80,8 +80,8 @@ def test_inputs_are_left_as_they_were() -> None:
 @pytest.mark.parametrize(
     ("recipe", "trainer"),
     [
-        (Recipe(epochs=1), "stacked"),
-        (Recipe(epochs=1, nesterov=True), "plain"),
+        (Recipe(epochs=1), "fused"),
+        (Recipe(epochs=1, optimizer="adam"), "plain"),
         (Recipe(epochs=1, clip_norm=1), "plain"),
     ],
 )
@@ -89,7 +89,7 @@ def test_says_which_way_it_takes_and_why(recipe: Recipe, trainer: str, caplog: p
     with caplog.at_level(logging.INFO, "fastmem.training"):
         call(recipe=recipe)
     assert f"training 2 models with the {trainer} trainer" in caplog.text
-    assert ("not with the stacked trainer: " in caplog.text) == (trainer == "plain")
+    assert ("not with the fused trainer: " in caplog.text) == (trainer == "plain")
 
 
 def test_the_default_recipe_overfits_digits_so_that_membership_can_leak(problem: Problem) -> None:
