@@ -1,4 +1,6 @@
 // Many perceptrons at once: one model a thread.
+#include "cpu/kernels/mlp_sgd.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
@@ -9,7 +11,6 @@
 #include "common/dtype.h"
 #include "cpu/arguments.h"
 #include "cpu/isa.h"
-#include "cpu/kernels/mlp_sgd.h"
 #include "cpu/thread_pool.h"
 
 namespace py = pybind11;
@@ -91,12 +92,12 @@ void run(const Integers& layer_rows, const Integers& visit_rows, int dtype, doub
 }  // namespace
 
 void bind_mlp_sgd(py::module_& module) {
-  module.def("mlp_sgd", &run, py::arg("layers"), py::arg("visits"), py::arg("dtype"),
-             py::arg("momentum"), py::arg("weight_decay"), py::arg("label_smoothing"),
-             py::arg("nesterov"), py::arg("threads"),
-             "Steps of gradient descent on perceptrons, each on one thread. Rows of layers: weight, "
-             "bias, their momenta, inputs, outputs; of visits: number of layers, x, its row stride, "
-             "y, rows, bounds, rates, losses, steps.");
+  module.def(
+      "mlp_sgd", &run, py::arg("layers"), py::arg("visits"), py::arg("dtype"), py::arg("momentum"),
+      py::arg("weight_decay"), py::arg("label_smoothing"), py::arg("nesterov"), py::arg("threads"),
+      "Steps of gradient descent on perceptrons, each on one thread. Rows of layers: weight, "
+      "bias, their momenta, inputs, outputs; of visits: number of layers, x, its row stride, "
+      "y, rows, bounds, rates, losses, steps.");
 }
 
 }  // namespace fastmem::cpu

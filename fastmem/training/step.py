@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -61,7 +61,7 @@ class Step:
             nn.utils.clip_grad_norm_(self._parameters, self._recipe.clip_norm)
 
 
-def make_optimizer(parameters: list[nn.Parameter], recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Sequence[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser; all parameters in one fused kernel where torch has one for them."""
     options: dict[str, Any] = {"lr": recipe.peak_rate, "weight_decay": recipe.weight_decay}
     kind: Callable[..., torch.optim.Optimizer] = {

@@ -102,7 +102,7 @@ def _train_pack(job: Job, pack: list[int]) -> list[TrainedModel]:
     for _ in range(recipe.epochs):
         losses = []
         for step in zip(*(own.epoch() for own in batches), strict=True):
-            x, y = (pad_sequence(parts, batch_first=True) for parts in zip(*step, strict=True))
+            x, y = (pad_sequence(list(parts), batch_first=True) for parts in zip(*step, strict=True))
             weight = pad_sequence([part.new_full((len(part),), 1 / len(part)) for part, _ in step], batch_first=True)
             optimizer.param_groups[0]["lr"] = next(rates)
             loss = vmap(loss_of)(parameters, buffers, x, y, weight)
@@ -125,9 +125,11 @@ class _WeightedBatchNorm(nn.Module):
     """
 
     record_weight: Tensor  # [B]: 1 / n, or 0
+    num_batches_tracked: Tensor
 
     def __init__(self, original: _BatchNorm) -> None:
         super().__init__()
+        assert original.momentum is not None  # it fits
         self.eps, self.momentum = original.eps, original.momentum
         self.weight, self.bias = original.weight, original.bias
         for name, value in original.named_buffers():

@@ -17,7 +17,7 @@ inline constexpr int kTileRegisters = 4;
 inline constexpr int kTileRegisters = 2;
 #endif
 template <class T>
-inline constexpr int64_t kPanel = kTileRegisters* kLanes<T>;
+inline constexpr int64_t kPanel = kTileRegisters * kLanes<T>;
 
 FASTMEM_INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
 FASTMEM_INLINE int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }

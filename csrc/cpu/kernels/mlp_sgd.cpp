@@ -17,8 +17,8 @@ namespace {
 
 // Rows of a panel that stay in the innermost cache while all records pass by.
 template <class T>
-inline constexpr int64_t kBlockRows = (kVectorBytes == 64 ? 32768 : 16384) /
-                                      (kPanel<T> * static_cast<int64_t>(sizeof(T)));
+inline constexpr int64_t kBlockRows =
+    (kVectorBytes == 64 ? 32768 : 16384) / (kPanel<T> * static_cast<int64_t>(sizeof(T)));
 
 template <class T>
 struct Layer {
@@ -132,9 +132,8 @@ class Steps {
   void forward(int64_t l) {
     const Layer<T>& layer = layers_[l];
     for (int64_t b = 0; b < batch_; ++b) {
-      layer.inputs_of[b] =
-          l == 0 ? static_cast<const T*>(visit_.x) + rows_[b] * visit_.x_stride
-                 : layers_[l - 1].activations + b * layers_[l - 1].pitch;
+      layer.inputs_of[b] = l == 0 ? static_cast<const T*>(visit_.x) + rows_[b] * visit_.x_stride
+                                  : layers_[l - 1].activations + b * layers_[l - 1].pitch;
     }
     const bool last_layer = l + 1 == visit_.depth;
     const int64_t blocks = divide_up(layer.inputs, kBlockRows<T>);
@@ -152,8 +151,8 @@ class Steps {
   }
 
   template <int kRegisters>
-  FASTMEM_OUT_OF_LINE void forward_tile(const Layer<T>& layer, int64_t panel, int64_t first, int64_t begin, int64_t end,
-                    bool relu) {
+  FASTMEM_OUT_OF_LINE void forward_tile(const Layer<T>& layer, int64_t panel, int64_t first,
+                                        int64_t begin, int64_t end, bool relu) {
     // At the end of the batch the last record stands in for those that are missing.
     const T* from[kTileRows];
     T* to[kTileRows];
@@ -278,8 +277,8 @@ class Steps {
   }
 
   template <int kRegisters>
-  FASTMEM_OUT_OF_LINE void slopes_tile(const Layer<T>& layer, const Panels<T>& from, const Panels<T>& to, int64_t first,
-                   int64_t panel) {
+  FASTMEM_OUT_OF_LINE void slopes_tile(const Layer<T>& layer, const Panels<T>& from,
+                                       const Panels<T>& to, int64_t first, int64_t panel) {
     Sums<T, kTileRows, kRegisters> sums{};
     const T* weights[kTileRows];
 #pragma GCC unroll 8
@@ -289,7 +288,8 @@ class Steps {
     for (int64_t p = 0; p < layer.weight.count(); ++p) {
       sums.add(layer.weight.width(p), from.at(panel, p * kPanel<T>),
                [&](int64_t t) __attribute__((always_inline)) {
-                 return [&weights, t](int i) __attribute__((always_inline)) { return weights[i][t]; };
+                 return [&weights, t](int i)
+                            __attribute__((always_inline)) { return weights[i][t]; };
                });
 #pragma GCC unroll 8
       for (int i = 0; i < kTileRows; ++i) weights[i] += next;
@@ -322,15 +322,13 @@ class Steps {
             if (i >= last) continue;
             const Register<T> y = load_register(layer.activations + (b + i) * layer.pitch + c);
             block[i] = y > 0 ? (Register<T>)block[i] : Register<T>{};
-            store_register(slopes.at(c / kPanel<T>, b + i) + c % kPanel<T>,
-                           (Register<T>)block[i]);
+            store_register(slopes.at(c / kPanel<T>, b + i) + c % kPanel<T>, (Register<T>)block[i]);
           }
           if (!onward) return;
           grad::transpose<T>(block);
           const int64_t rows = least(kLanes<T>, layer.outputs - c);
           for (int64_t i = 0; i < rows; ++i) {
-            store_register(next.at(b / kPanel<T>, c + i) + b % kPanel<T>,
-                           (Register<T>)block[i]);
+            store_register(next.at(b / kPanel<T>, c + i) + b % kPanel<T>, (Register<T>)block[i]);
           }
         });
   }
@@ -338,8 +336,7 @@ class Steps {
   FASTMEM_INLINE void move(T* weight, T* speed, Register<T> gradient) const {
     Register<T> w = load_register(weight);
     const Register<T> momentum = static_cast<T>(rule_.momentum) - Register<T>{};
-    const Register<T> g =
-        fma(static_cast<T>(rule_.weight_decay) - Register<T>{}, w, gradient);
+    const Register<T> g = fma(static_cast<T>(rule_.weight_decay) - Register<T>{}, w, gradient);
     const Register<T> v = fma(momentum, load_register(speed), g);
     store_register(speed, v);
     w = fma(-rate_ - Register<T>{}, rule_.nesterov ? fma(momentum, v, g) : v, w);
@@ -371,7 +368,8 @@ class Steps {
   }
 
   template <int kRows, int kRegisters>
-  FASTMEM_OUT_OF_LINE void weight_tile(const Layer<T>& layer, const Panels<T>& slopes, int64_t panel, int64_t first) {
+  FASTMEM_OUT_OF_LINE void weight_tile(const Layer<T>& layer, const Panels<T>& slopes,
+                                       int64_t panel, int64_t first) {
     Sums<T, kRows, kRegisters> sums{};
     const T* const* records = layer.inputs_of;
     sums.add(batch_, slopes.at(panel, 0), [&](int64_t t) __attribute__((always_inline)) {
@@ -404,8 +402,8 @@ class Steps {
   Pieces pieces_;
   Layer<T>* layers_;
   int64_t largest_ = 0;
-  T* slopes_;      // derivatives by a layer's outputs, one row a record
-  T* turned_[2];   // their transposes
+  T* slopes_;     // derivatives by a layer's outputs, one row a record
+  T* turned_[2];  // their transposes
   const int64_t* rows_ = nullptr;
   int64_t batch_ = 0;
   T rate_ = 0;
@@ -424,7 +422,7 @@ void run(const MlpVisit& visit, const MlpRule& rule, void* scratch) {
 }  // namespace
 
 extern const MlpKernels mlp_sgd;
-const MlpKernels mlp_sgd = {{{&scratch_bytes<float>, &run<float>},
-                             {&scratch_bytes<double>, &run<double>}}};
+const MlpKernels mlp_sgd = {
+    {{&scratch_bytes<float>, &run<float>}, {&scratch_bytes<double>, &run<double>}}};
 
 }  // namespace fastmem::cpu::FASTMEM_ISA

@@ -55,23 +55,21 @@ void forward(const ReluMaxPool& call, int64_t begin, int64_t end) {
     uint8_t* winners = call.winners + row * width * channels;
     for (int64_t column = 0; column < width;
          ++column, x += 2 * channels, y += channels, winners += channels) {
-      for_each_register<T>(
-          channels, [&](int64_t c, int64_t count) __attribute__((always_inline)) {
-            Register<T> best = load_some(x + c, count);
-            Code<T> code{};
+      for_each_register<T>(channels, [&](int64_t c, int64_t count) __attribute__((always_inline)) {
+        Register<T> best = load_some(x + c, count);
+        Code<T> code{};
 #pragma GCC unroll 3
-            for (int place = 1; place < 4; ++place) {
-              const Register<T> value = load_some(x + window[place] + c, count);
-              const Code<T> wins = (value > best) | (value != value);
-              best = wins ? value : best;
-              code = wins ? Code<T>{} + place : code;
-            }
-            const Code<T> off = best <= 0;
-            store_some(y + c, off ? Register<T>{} : best, count);
-            const auto bytes =
-                __builtin_convertvector(off ? Code<T>{} + kNobody : code, Bytes<T>);
-            memcpy(winners + c, &bytes, static_cast<size_t>(count));
-          });
+        for (int place = 1; place < 4; ++place) {
+          const Register<T> value = load_some(x + window[place] + c, count);
+          const Code<T> wins = (value > best) | (value != value);
+          best = wins ? value : best;
+          code = wins ? Code<T>{} + place : code;
+        }
+        const Code<T> off = best <= 0;
+        store_some(y + c, off ? Register<T>{} : best, count);
+        const auto bytes = __builtin_convertvector(off ? Code<T>{} + kNobody : code, Bytes<T>);
+        memcpy(winners + c, &bytes, static_cast<size_t>(count));
+      });
     }
   }
 }
@@ -88,17 +86,16 @@ void backward(const ReluMaxPool& call, int64_t begin, int64_t end) {
     const uint8_t* winners = call.winners + row * width * channels;
     for (int64_t column = 0; column < width;
          ++column, x += 2 * channels, y += channels, winners += channels) {
-      for_each_register<T>(
-          channels, [&](int64_t c, int64_t count) __attribute__((always_inline)) {
-            Bytes<T> bytes{};
-            memcpy(&bytes, winners + c, static_cast<size_t>(count));
-            const Code<T> code = __builtin_convertvector(bytes, Code<T>);
-            const Register<T> gradient = load_some(y + c, count);
+      for_each_register<T>(channels, [&](int64_t c, int64_t count) __attribute__((always_inline)) {
+        Bytes<T> bytes{};
+        memcpy(&bytes, winners + c, static_cast<size_t>(count));
+        const Code<T> code = __builtin_convertvector(bytes, Code<T>);
+        const Register<T> gradient = load_some(y + c, count);
 #pragma GCC unroll 4
-            for (int place = 0; place < 4; ++place) {
-              store_some(x + window[place] + c, code == place ? gradient : Register<T>{}, count);
-            }
-          });
+        for (int place = 0; place < 4; ++place) {
+          store_some(x + window[place] + c, code == place ? gradient : Register<T>{}, count);
+        }
+      });
     }
     // What the windows leave out of odd sizes.
     if (call.width % 2 != 0) {

@@ -1,4 +1,5 @@
-// What the kernels of relu_max_pool are handed; see fastmem/ops/relu_max_pool.py for the definition.
+// What the kernels of relu_max_pool are handed; see fastmem/ops/relu_max_pool.py for the
+// definition.
 #pragma once
 
 #include <cstdint>
