@@ -1,4 +1,4 @@
-"""Attacks on models: who was in the training set?
+"""Attacks on models: who was in the training set, and was a mark in it learned?
 
 ``ATTACKS`` maps the keys that reports and the command line use to factories with default options; classes such as
 :class:`LiRA` take the options.
@@ -17,6 +17,7 @@ from fastmem.attacks.membership.reference import AttackR
 from fastmem.attacks.membership.rmia import RMIA
 from fastmem.attacks.membership.threshold import Entropy, GlobalThreshold, Loss, MaxProb, ModifiedEntropy
 from fastmem.attacks.membership.topk import TopK
+from fastmem.attacks.unique_feature import SavedAnswers, UniqueFeatureResult, unique_feature
 from fastmem.errors import UnknownNameError
 
 __all__ = [
@@ -34,8 +35,11 @@ __all__ = [
     "MaxProb",
     "ModifiedEntropy",
     "Population",
+    "SavedAnswers",
     "TopK",
+    "UniqueFeatureResult",
     "make_attack",
+    "unique_feature",
 ]
 
 #: Every membership attack by its key, with default options.

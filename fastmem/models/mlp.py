@@ -24,6 +24,7 @@ class MLP(nn.Module):
         hidden: Widths of the hidden layers; none gives a linear classifier.
         activation: ``relu``, ``gelu``, ``tanh`` or ``silu``.
         dropout: Share of hidden units dropped in training.
+        batch_norm: Normalise over the batch before each activation.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (512, 256),
         activation: str = "relu",
         dropout: float = 0.0,
+        batch_norm: bool = False,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
@@ -44,7 +46,8 @@ class MLP(nn.Module):
         layers: list[nn.Module] = [nn.Flatten()]
         width = math.prod(input_shape)
         for size in hidden:
-            layers += [nn.Linear(width, size), ACTIVATIONS[activation]()]
+            norm = [nn.BatchNorm1d(size)] if batch_norm else []
+            layers += [nn.Linear(width, size), *norm, ACTIVATIONS[activation]()]
             if dropout:
                 layers.append(nn.Dropout(dropout))
             width = size

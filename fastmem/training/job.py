@@ -59,7 +59,7 @@ class Job:
     build: Callable[[int], nn.Module]
     x: Tensor
     y: Tensor
-    records: list[Tensor]  # of each model, int64 on the CPU, ascending
+    records: list[Tensor]  # of each model, int64 on the CPU, in the order that its seed shuffles
     recipe: Recipe
     seeds: tuple[int, ...]
     normalisation: tuple[Tensor, Tensor]

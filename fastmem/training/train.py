@@ -30,7 +30,7 @@ def train_models(
     build: Callable[[int], nn.Module],
     x: Tensor,
     y: Tensor,
-    keep: np.ndarray | Tensor,
+    keep: np.ndarray | Tensor | Sequence[np.ndarray],
     recipe: Recipe,
     seeds: Sequence[int],
     normalisation: tuple[Tensor, Tensor],
@@ -49,7 +49,9 @@ def train_models(
             will do); what it draws from torch's global generator comes from that seed too.
         x: Stored samples, uint8 [N, C, H, W] or float32 [N, D]; moved to ``device`` whole, normalised batch by batch.
         y: int64 labels [N].
-        keep: bool [K, N]: the records of each model, at least 2.
+        keep: bool [K, N]: the records of each model, at least 2. Or K integer arrays, the record numbers of each model:
+            entry i takes the i-th place in the orders that the seed draws, so two models of one seed whose lists differ
+            in one entry are trained alike but for that record.
         recipe: How to train.
         seeds: K non-negative integers: initial weights, order of batches, augmentation and dropout of each model.
         normalisation: Mean and standard deviation (``Dataset.channel_stats``).
@@ -84,7 +86,7 @@ def _job(
     build: Callable[[int], nn.Module],
     x: Tensor,
     y: Tensor,
-    keep: np.ndarray | Tensor,
+    keep: np.ndarray | Tensor | Sequence[np.ndarray],
     recipe: Recipe,
     seeds: Sequence[int],
     normalisation: tuple[Tensor, Tensor],
@@ -95,21 +97,14 @@ def _job(
     where = _check_device(device, recipe)
     _check_samples("x, y", x, y)
     Augmentation(recipe.augment, x.shape[1:])  # refuses what these samples do not allow
-    mask = torch.as_tensor(keep)
-    if mask.dtype != torch.bool or mask.ndim != 2 or mask.shape != (len(seeds), len(x)):
-        raise InputError(
-            "keep",
-            f"{mask.dtype} {list(mask.shape)} for {len(seeds)} seeds and {len(x)} samples".removeprefix("torch."),
-            f"give bool [{len(seeds)}, {len(x)}]: a row a model, a column a sample",
-        )
     if len(seeds) == 0:
         raise InputError("seeds", "none", "give one a model")
     if any(seed < 0 for seed in seeds):
         raise InputError("seeds", f"{min(seeds)}", "give non-negative integers")
-    counts = mask.sum(dim=1)
-    if int(counts.min()) < 2:
-        index = int(counts.argmin())
-        raise InputError("keep", f"model {index} has {int(counts[index])} records", "a model needs at least 2")
+    records = _records(keep, len(seeds), len(x))
+    for index, own in enumerate(records):
+        if len(own) < 2:
+            raise InputError("keep", f"model {index} has {len(own)} records", "a model needs at least 2")
     if recipe.patience is not None and validation is None:
         raise InputError("patience", f"{recipe.patience} without held-out records", "give validation=(x, y)")
     if validation is not None:
@@ -120,7 +115,7 @@ def _job(
         build=build,
         x=x.to(where),
         y=y.to(where),
-        records=[row.nonzero()[:, 0].cpu() for row in mask],
+        records=records,
         recipe=recipe,
         seeds=tuple(int(seed) for seed in seeds),
         normalisation=(mean.to(where), std.to(where)),
@@ -128,6 +123,29 @@ def _job(
         on_epoch=on_epoch or (lambda index, epoch, loss: None),
         validation=validation,
     )
+
+
+def _records(keep: np.ndarray | Tensor | Sequence[np.ndarray], models: int, samples: int) -> list[Tensor]:
+    """The record numbers of each model, from a mask or as they are given."""
+    if isinstance(keep, Sequence):
+        lists = [torch.as_tensor(own) for own in keep]
+        wrong = [own for own in lists if own.ndim != 1 or own.is_floating_point() or own.dtype == torch.bool]
+        if wrong or len(lists) != models:
+            raise InputError("keep", f"{len(lists)} lists for {models} seeds", "give integers [n] for each seed")
+        numbers = torch.cat(lists)
+        if len(numbers) and not 0 <= int(numbers.min()) <= int(numbers.max()) < samples:
+            raise InputError(
+                "keep", f"records {int(numbers.min())} to {int(numbers.max())}", f"give numbers below {samples}"
+            )
+        return [own.to(torch.int64).cpu() for own in lists]
+    mask = torch.as_tensor(keep)
+    if mask.dtype != torch.bool or mask.ndim != 2 or mask.shape != (models, samples):
+        raise InputError(
+            "keep",
+            f"{mask.dtype} {list(mask.shape)} for {models} seeds and {samples} samples".removeprefix("torch."),
+            f"give bool [{models}, {samples}]: a row a model, a column a sample",
+        )
+    return [row.nonzero()[:, 0].cpu() for row in mask]
 
 
 def _check_samples(argument: str, x: Tensor, y: Tensor) -> None:
