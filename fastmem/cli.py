@@ -14,6 +14,7 @@ from fastmem.errors import FastmemError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
+    from rich.table import Table
 
 __all__ = ["main"]
 
@@ -61,6 +62,23 @@ target once, all others are the attacker's.
 examples:
   fastmem attack --logits logits.npy --keep keep.npy --labels labels.npy
   fastmem attack --signals runs/audit-digits --attacks lira_online,rmia_online"""
+
+_CANARY_HELP = """Does a mark that occurs once in training leave a trace in the model?
+
+Pastes a mark into one training record, or a few, and trains pairs of models
+of the same initial weights, order and images, one with the mark and one
+without. Shows the mark on images that neither saw, scores how far it moves
+their answers (M score), and tests the differences within pairs. Beside stand
+control marks, models that never saw any, and the tests of the papers, which
+reject for models that never saw the mark. An interrupted run continues when
+the same command is given again.
+
+examples:
+  fastmem canary                   scikit-learn's digits, 20 pairs
+  fastmem canary --copies 1,10,100 --regularise none,dropout,weight-decay
+  fastmem canary --data mnist --data-root ~/data --model cnn --nulls 40
+  fastmem canary --data mnist --evaluation cifar10 --feature mark.png
+  fastmem canary --data mnist --checkpoint model.safetensors --label 3"""
 
 _REPORT_HELP = """usage: fastmem report DIR
 
@@ -118,17 +136,27 @@ def _dispatch(arguments: list[str]) -> int:
     return 0
 
 
-def _audit(arguments: list[str]) -> None:
-    from fastmem.studies.audit.config import OPTION_GROUPS, AuditConfig
-    from fastmem.studies.options import add_options, from_options, parse, to_yaml
-
-    parser = _parser("audit", _AUDIT_HELP)
+def _run_options(parser: ArgumentParser) -> None:
+    """Options of every study that trains models."""
     parser.add_argument(
         "--resume", action="store_true", help="continue an earlier run in the same folder (this is the default)"
     )
     parser.add_argument(
         "--fresh", action="store_true", help="start over: forget what an earlier run left in the folder"
     )
+
+
+def _check_run_options(options: Any) -> None:
+    if options.fresh and options.resume:
+        raise InputError("fresh", "given beside --resume", "give one of them")
+
+
+def _audit(arguments: list[str]) -> None:
+    from fastmem.studies.audit.config import OPTION_GROUPS, AuditConfig
+    from fastmem.studies.options import add_options, from_options, parse, to_yaml
+
+    parser = _parser("audit", _AUDIT_HELP)
+    _run_options(parser)
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -146,9 +174,9 @@ def _audit(arguments: list[str]) -> None:
     if options.print_config:
         print(to_yaml(config), end="")
         return
-    if options.fresh and options.resume:
-        raise InputError("fresh", "given beside --resume", "give one of them")
+    _check_run_options(options)
 
+    from fastmem.report.audit import audit_table
     from fastmem.studies.audit import run_audit, run_shard
     from fastmem.studies.audit.shard import Shard
     from fastmem.studies.terminal import Terminal
@@ -171,7 +199,29 @@ def _audit(arguments: list[str]) -> None:
         print(f"{shard} is done, {trained} models were trained; when all are, give the command without --shard")
         return
     result = run_audit(config, options.fresh, Terminal())
-    _print_results(result.summary, str(result.run_dir))
+    _print_results(result.summary, str(result.run_dir), audit_table(result.summary))
+
+
+def _canary(arguments: list[str]) -> None:
+    from fastmem.studies.canary.config import OPTION_GROUPS, CanaryConfig
+    from fastmem.studies.options import add_options, from_options, parse, to_yaml
+
+    parser = _parser("canary", _CANARY_HELP)
+    _run_options(parser)
+    add_options(parser, CanaryConfig, OPTION_GROUPS)
+    options = parse(parser, arguments)
+    config = from_options(CanaryConfig, options)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return
+    _check_run_options(options)
+
+    from fastmem.report.canary import canary_table
+    from fastmem.studies.canary import run_canary
+    from fastmem.studies.terminal import Terminal
+
+    result = run_canary(config, options.fresh, Terminal())
+    _print_results(result.summary, str(result.run_dir), canary_table(result.summary))
 
 
 def _attack(arguments: list[str]) -> None:
@@ -192,10 +242,12 @@ def _attack(arguments: list[str]) -> None:
         _print_pairs([(key, make_attack(key).title) for key in ATTACKS])
         return
 
+    from fastmem.report.audit import audit_table
     from fastmem.studies.attack import run_attack
     from fastmem.studies.terminal import Terminal
 
-    _print_results(run_attack(config, Terminal()), str(config.run_dir))
+    summary = run_attack(config, Terminal())
+    _print_results(summary, str(config.run_dir), audit_table(summary))
 
 
 def _report(arguments: list[str]) -> None:
@@ -204,9 +256,9 @@ def _report(arguments: list[str]) -> None:
         return
     if len(arguments) != 1:
         raise InputError("report", f"{len(arguments)} arguments", "give the folder of a run: fastmem report DIR")
-    from fastmem.report.audit import write_audit_report
+    from fastmem.report.redraw import write_report
 
-    print(write_audit_report(arguments[0]))
+    print(write_report(arguments[0]))
 
 
 def _info(arguments: list[str]) -> None:
@@ -222,6 +274,7 @@ def _info(arguments: list[str]) -> None:
 
 _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "audit": ("who is in the training set? train shadow models, attack them, write a report", _audit),
+    "canary": ("does a mark seen once in training leave a trace? M score of seed-matched pairs", _canary),
     "attack": ("the same attacks on logits or signals that you already have", _attack),
     "report": ("draw the report of a finished run again", _report),
     "info": ("versions, devices, and the backend of each operator with the reason", _info),
@@ -252,17 +305,15 @@ def _parser(command: str, description: str) -> ArgumentParser:
     return parser
 
 
-def _print_results(summary: dict[str, Any], run_dir: str) -> None:
+def _print_results(summary: dict[str, Any], run_dir: str, table: Table) -> None:
     from rich.console import Console
-
-    from fastmem.report.audit import audit_table
 
     # A log has no width of its own; the table needs this much.
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _LOG_WIDTH)
     console.print()
     console.print(summary["answer"], style="bold", markup=False)
     console.print()
-    console.print(audit_table(summary))
+    console.print(table)
     for warning in summary["warnings"]:
         console.print(f"warning: {warning}", style="yellow", markup=False)
     console.print(

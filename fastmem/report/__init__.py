@@ -1,9 +1,11 @@
 """Reports of finished runs: one self-contained HTML page, and tables for the terminal.
 
-A report is a pure function of the files in a run folder. ``theme``, ``html``, ``tables``, ``plots`` and ``artifacts``
-are building blocks for every study; ``audit`` is the membership audit's own.
+A report is a pure function of the files in a run folder. ``theme``, ``html``, ``tables``, ``plots``, ``artifacts`` and
+``provenance`` are building blocks for every study; ``audit`` is the membership audit's own, ``canary`` the canary's.
 """
 
 from fastmem.report.audit import audit_table, write_audit_report
+from fastmem.report.canary import canary_table, write_canary_report
+from fastmem.report.redraw import write_report
 
-__all__ = ["audit_table", "write_audit_report"]
+__all__ = ["audit_table", "canary_table", "write_audit_report", "write_canary_report", "write_report"]

@@ -27,6 +27,7 @@ __all__ = [
     "duration",
     "fixed",
     "percent",
+    "signed",
     "span",
 ]
 
@@ -62,6 +63,11 @@ def fixed(value: float, decimals: int = 3) -> str:
 def compact(value: float) -> str:
     """A number of unknown size in 3 significant digits."""
     return f"{value:.3g}" if math.isfinite(value) else MISSING
+
+
+def signed(value: float) -> str:
+    """A difference with its sign, in 2 significant digits below 0.1 and 3 above: ``+0.25``, ``-0.0032``."""
+    return f"{value:+.2g}" if abs(value) < 0.1 else f"{value:+.3g}" if math.isfinite(value) else MISSING
 
 
 def count(value: float) -> str:

@@ -1,4 +1,4 @@
-"""What every study with membership attacks leaves in its folder: summary.json, scores.csv, report_data.npz, config.yaml.
+"""What every study leaves in its folder: summary.json, scores.csv, report_data.npz, config.yaml.
 
 All numbers are in ``summary.json``; the report and the terminal's table are drawn from these files alone.
 """
@@ -24,7 +24,18 @@ from fastmem.studies.answer import strongest_key
 from fastmem.studies.membership import Outcome
 from fastmem.studies.options import plain, to_yaml
 
-__all__ = ["OUTPUTS", "environment", "mask_counts", "spread", "write_config", "write_results", "write_summary"]
+__all__ = [
+    "OUTPUTS",
+    "environment",
+    "mask_counts",
+    "spread",
+    "summary_of",
+    "write_arrays",
+    "write_config",
+    "write_results",
+    "write_scores",
+    "write_summary",
+]
 
 SCHEMA = 1
 OUTPUTS = ("summary.json", "scores.csv", "report_data.npz", "report.html")
@@ -67,28 +78,54 @@ def write_results(
     best = next(outcome for outcome in outcomes if outcome.key == strongest_key(attacks))
     # Most exposed first; records that no target trained on have no exposure and come last.
     order = np.argsort(-np.nan_to_num(best.mean_in, nan=-np.inf), kind="stable")
-    whole = {
+    write_scores(folder, _score_columns(outcomes, best, labels, index, order))
+    write_arrays(folder, _report_arrays(outcomes, best, labels, index, order[:_EXPOSED_PICTURES], pictures))
+    whole = summary_of(study, config, {**summary, "exposure_attack": best.key, "attacks": attacks})
+    write_summary(folder, whole)
+    return whole
+
+
+def summary_of(study: str, config: Any, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """A whole summary: a study's own entries, and what they come from.
+
+    Args:
+        study: Its name on the command line.
+        config: Its config.
+        entries: Every number it found.
+    """
+    return {
         "schema": SCHEMA,
         "study": study,
         "fastmem_version": fastmem.__version__,
         "config_hash": content_key(config=config),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "config": plain(config),
-        **summary,
-        "exposure_attack": best.key,
-        "attacks": attacks,
+        **entries,
         "environment": environment(),
     }
-    _write_scores(folder / "scores.csv", outcomes, best, labels, index, order)
-    _write_arrays(folder / "report_data.npz", outcomes, best, labels, index, order[:_EXPOSED_PICTURES], pictures)
-    write_summary(folder, whole)
-    return whole
 
 
 def write_summary(folder: Path, summary: Mapping[str, Any]) -> None:
     """``summary.json``: all numbers."""
     with write_atomically(folder / "summary.json") as path:
         path.write_text(json.dumps(_json(summary), indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_scores(folder: Path, columns: Mapping[str, np.ndarray]) -> None:
+    """``scores.csv`` from columns of one length."""
+    with (
+        write_atomically(folder / "scores.csv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*(column.tolist() for column in columns.values()), strict=True))
+
+
+def write_arrays(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """``report_data.npz``: what the report draws."""
+    with write_atomically(folder / "report_data.npz") as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 def environment() -> dict[str, Any]:
@@ -124,9 +161,9 @@ def mask_counts(keep: np.ndarray, targets: Sequence[int]) -> dict[str, dict[str,
     }
 
 
-def _write_scores(
-    path: Path, outcomes: Sequence[Outcome], best: Outcome, labels: np.ndarray, index: np.ndarray, order: np.ndarray
-) -> None:
+def _score_columns(
+    outcomes: Sequence[Outcome], best: Outcome, labels: np.ndarray, index: np.ndarray, order: np.ndarray
+) -> dict[str, np.ndarray]:
     columns: dict[str, np.ndarray] = {
         "record": index,
         "label": labels,
@@ -135,21 +172,17 @@ def _write_scores(
     }
     for outcome in outcomes:
         columns[f"{outcome.key}_in"], columns[f"{outcome.key}_out"] = outcome.mean_in, outcome.mean_out
-    with write_atomically(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(zip(*(column[order].tolist() for column in columns.values()), strict=True))
+    return {name: column[order] for name, column in columns.items()}
 
 
-def _write_arrays(
-    path: Path,
+def _report_arrays(
     outcomes: Sequence[Outcome],
     best: Outcome,
     labels: np.ndarray,
     index: np.ndarray,
     shown: np.ndarray,
     pictures: np.ndarray | None,
-) -> None:
+) -> dict[str, np.ndarray]:
     arrays: dict[str, np.ndarray] = {}
     for outcome in outcomes:
         arrays |= outcome.arrays
@@ -161,8 +194,7 @@ def _write_arrays(
     }
     if pictures is not None:
         arrays["exposed_picture"] = pictures[shown]
-    with write_atomically(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+    return arrays
 
 
 def _json(value: Any) -> Any:

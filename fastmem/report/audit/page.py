@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 
 from markupsafe import Markup
 
+from fastmem.report import provenance
 from fastmem.report.artifacts import write_text
-from fastmem.report.audit import provenance
+from fastmem.report.audit import provenance as audit_provenance
 from fastmem.report.audit.figures import comparison_figure, histogram_figure, roc_figure
 from fastmem.report.audit.records import records
 from fastmem.report.audit.results import HEADLINE_LEVEL, AttackResult, control_tally
@@ -51,12 +51,12 @@ def _sections(run: Run) -> list[Section]:
         _curves(run),
         _scores(run),
         records(run),
-        provenance.training(run),
-        provenance.design(run),
-        provenance.time(run),
-        provenance.environment(run),
-        provenance.warnings(run),
-        provenance.configuration(run),
+        audit_provenance.training(run),
+        audit_provenance.design(run),
+        provenance.time(run.summary),
+        provenance.environment(run.summary),
+        audit_provenance.warnings(run),
+        provenance.configuration(run.summary),
         Section("reading", "How to read this", render("audit_reading.html.j2")),
     ]
     return [section for section in candidates if section.body]
@@ -67,21 +67,13 @@ def _sections(run: Run) -> list[Section]:
 
 def _head(run: Run) -> Head:
     data, models = run.summary.child("data"), run.summary.child("models")
-    parts = [data.text("name"), models.text("name"), _moment(run.summary.text("created"))]
+    parts = [data.text("name"), models.text("name"), provenance.moment(run.summary.text("created"))]
     return Head(
         kind=f"Membership {run.summary.text('study', 'audit')}",
         answer=run.summary.text("answer", "This run states no answer."),
         subject=" · ".join(part for part in parts if part),
         cards=[card for card in (*_leak_cards(run), _size_card(run), _accuracy_card(run), _control_card(run)) if card],
     )
-
-
-def _moment(created: str) -> str:
-    """An ISO time without its fractions; any other text as it is."""
-    try:
-        return f"{datetime.fromisoformat(created):%Y-%m-%d %H:%M %Z}".strip()
-    except ValueError:
-        return created
 
 
 def _leak_cards(run: Run) -> list[Card]:

@@ -24,7 +24,7 @@ from fastmem.report.tables import (
     span,
 )
 
-__all__ = ["attack_details", "attack_table", "stage_table"]
+__all__ = ["attack_details", "attack_table"]
 
 _TABLE_LEVELS = (0.01, 0.001)
 _HEADINGS = {"shuffled": "Shuffled membership", "never_saw": "Never saw the pool"}
@@ -160,15 +160,3 @@ def _plain(value: object) -> str:
     if isinstance(value, float):
         return compact(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def stage_table(stages: Mapping[str, float]) -> Markup:
-    """Seconds per stage, each with a bar of its share of the whole."""
-    known = {name: seconds for name, seconds in stages.items() if math.isfinite(seconds)}
-    total = sum(known.values())
-    rows = [
-        [name.replace("_", " "), Cell(duration(seconds), bar=seconds / total if total > 0 else 0.0)]
-        for name, seconds in known.items()
-    ]
-    columns = [Column("Stage", numeric=False), Column("Time")]
-    return Table(f"Time by stage, {duration(total)} in all", columns, rows).html()

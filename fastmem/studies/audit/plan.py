@@ -7,7 +7,6 @@ from pathlib import Path
 
 import joblib
 import numpy as np
-import torch
 from torch import nn
 
 from fastmem.attacks import ATTACKS, Attack, make_attack
@@ -23,6 +22,7 @@ from fastmem.studies.audit.job import Job
 from fastmem.studies.audit.saved import is_url
 from fastmem.studies.audit.shard import Shard
 from fastmem.studies.audit.target import Target, read_target
+from fastmem.studies.device import choose_device
 
 __all__ = ["AuditPlan", "make_plan"]
 
@@ -132,7 +132,7 @@ def make_plan(config: AuditConfig) -> AuditPlan:
     Raises:
         InputError: If a name is unknown, sizes do not fit, or an attack cannot work with so few models.
     """
-    device = _device(config.device)
+    device = choose_device(config.device)
     attacks = _attacks(config)
     dataset = load_dataset(config.data, config.data_root)
     config = _with_network(config, dataset)
@@ -178,12 +178,6 @@ def make_plan(config: AuditConfig) -> AuditPlan:
         all(isinstance(module, nn.Linear) or not list(module.parameters(recurse=False)) for module in model.modules()),
         target,
     )
-
-
-def _device(asked: str) -> str:
-    if asked == "cuda" and not torch.cuda.is_available():
-        raise InputError("device", "cuda, but torch finds no CUDA device here", "give --device cpu or auto")
-    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 
 def _attacks(config: AuditConfig) -> dict[str, Attack]:

@@ -9,12 +9,10 @@ may run any number of times, in several places at once.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fastmem.data import make_queries
@@ -24,9 +22,10 @@ from fastmem.models import build_model
 from fastmem.signals.query import query_model
 from fastmem.studies.audit.job import Cohort, Job, Table
 from fastmem.studies.audit.store import load_saved, save, writer_in_task
+from fastmem.studies.tensors import as_tensor
 from fastmem.training import load_into, train_models
 
-__all__ = ["TaskReport", "as_tensor", "build", "query", "train", "train_and_query", "try_training"]
+__all__ = ["TaskReport", "build", "query", "train", "train_and_query", "try_training"]
 
 
 @dataclass(frozen=True)
@@ -136,11 +135,3 @@ def query(job: Job, network: nn.Module, table: Table, cohort: str, model: int) -
         )
     except InputError as error:
         raise FastmemError(f"{cohort} model {model}", error.problem, error.remedy) from error
-
-
-def as_tensor(array: np.ndarray) -> Tensor:
-    """The same memory as a tensor, to be read only."""
-    # Arrays that reach a worker through shared memory are read-only, which torch remarks on; nothing here writes.
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable", category=UserWarning)
-        return torch.from_numpy(array)
