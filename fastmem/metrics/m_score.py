@@ -102,11 +102,13 @@ class Answers:
         clean: [N, C].
         features: [K, N, C].
         contrast: [N, C].
+        normalised: Whether rows sum to 1; clipped ones do not.
     """
 
     clean: np.ndarray
     features: np.ndarray
     contrast: np.ndarray
+    normalised: bool = False
 
     @classmethod
     def of(cls, clean: Any, features: Any, contrast: Any, *, from_logits: bool, clip: float | None = None) -> Answers:
@@ -134,7 +136,8 @@ class Answers:
         if clip is not None and not 0 <= clip < 1:
             raise InputError("clip", f"{clip}", "give a probability from 0 to below 1")
         least = clip if clip is not None else (0.0 if from_logits else PUBLISHED_CLIP)
-        return cls(*(_log_probabilities(array, from_logits, least) for array in checked.values()))
+        logs = (_log_probabilities(array, from_logits, least) for array in checked.values())
+        return cls(*logs, normalised=from_logits and least == 0)
 
     @cached_property
     def divergences(self) -> np.ndarray:
@@ -149,6 +152,8 @@ class Answers:
 
         others = np.concatenate([self.features, self.contrast[None]])
         divergence = kl_div(torch.from_numpy(self.clean), torch.from_numpy(others)).numpy()
+        if self.normalised:
+            return divergence
         mass = logsumexp(self.clean, axis=-1)
         return np.exp(mass) * (divergence + mass - logsumexp(others, axis=-1))
 

@@ -42,3 +42,21 @@ def test_equals_the_published_order_with_its_gradients() -> None:
 def test_refuses_images_that_pool_to_nothing() -> None:
     with pytest.raises(InputError, match=r"\[1, 3, 8\].*at least 4 x 4"):
         CNN((1, 3, 8), 10)
+
+
+def test_batch_norm_follows_the_published_order_too() -> None:
+    model, x = CNN((1, 8, 8), 3, channels=4, hidden=8, batch_norm=True), torch.randn(5, 1, 8, 8)
+    torch.nn.init.constant_(model.norm1.weight, -1.0)  # turns the order round: pooling before it would differ
+    expected = F.max_pool2d(F.relu(model.norm1(model.conv1(x))), 2)
+    expected = F.max_pool2d(F.relu(model.norm2(model.conv2(expected))), 2)
+    expected = model.output(F.relu(model.norm3(model.hidden(expected.flatten(1)))))
+    torch.testing.assert_close(model(x), expected)
+
+
+def test_dropout_is_for_training_only() -> None:
+    model, x = CNN((1, 8, 8), 3, channels=4, hidden=8, dropout=0.5), torch.randn(5, 1, 8, 8)
+    assert not torch.equal(model(x), model(x))
+    model.eval()
+    assert torch.equal(model(x), model(x))
+    with pytest.raises(InputError, match="dropout"):
+        CNN((1, 8, 8), 3, dropout=1.0)

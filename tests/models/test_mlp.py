@@ -39,3 +39,8 @@ def test_refuses() -> None:
         MLP((6,), 3, hidden=(4, 0))
     with pytest.raises(InputError, match="dropout"):
         MLP((6,), 3, dropout=1.0)
+
+
+def test_batch_norm_stands_before_each_activation() -> None:
+    kinds = [type(layer).__name__ for layer in MLP((4,), 3, hidden=(5, 6), batch_norm=True, dropout=0.1).layers]
+    assert kinds == ["Flatten", *["Linear", "BatchNorm1d", "ReLU", "Dropout"] * 2, "Linear"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 import torch
 
@@ -39,6 +40,10 @@ BAD = {
     "a model without records": ({"keep": KEEP & torch.tensor([[True], [False]])}, "model 1 has 0 records"),
     "labels too few": ({"y": Y[:5]}, "6 samples, labels"),
     "labels of another kind": ({"y": Y.float()}, "float32"),
+    "lists for other models": ({"keep": [np.arange(3)]}, "keep: 1 lists for 2 seeds"),
+    "lists of other numbers": ({"keep": [np.arange(3), np.array([0, 6])]}, "records 0 to 6; give numbers below 6"),
+    "lists of masks": ({"keep": [np.ones(6, dtype=bool)] * 2}, "give integers"),
+    "a list of one record": ({"keep": [np.arange(3), np.array([5])]}, "model 1 has 1 records"),
     "negative seed": ({"seeds": (1, -2)}, "seeds: -2"),
     "augmented features": (
         {"x": torch.zeros(6, 3), "recipe": Recipe(augment="flip"), "normalisation": (torch.zeros(3), torch.ones(3))},
@@ -69,6 +74,39 @@ def test_cuda_where_there_is_none() -> None:
 
 def test_numpy_masks_are_taken() -> None:
     assert len(call(keep=KEEP.numpy())) == 2
+
+
+@pytest.mark.parametrize("trainer", ["stacked", "plain"])
+def test_a_list_of_records_trains_as_its_mask(problem: Problem, trainer: str) -> None:
+    recipe = Recipe(epochs=3, nesterov=trainer == "plain")
+    masked = problem.train(recipe, range(2))
+    data = problem.data
+    listed = train_models(
+        problem.build,
+        data.x,
+        data.y,
+        [row.nonzero()[:, 0].numpy() for row in problem.keep[:2]],
+        recipe,
+        [100, 101],
+        data.channel_stats(),
+    )
+    assert all(problem.same(*pair) for pair in zip(masked, listed, strict=True))
+
+
+@pytest.mark.parametrize("trainer", ["stacked", "plain"])
+def test_a_record_that_takes_anothers_place_changes_nothing_else(problem: Problem, trainer: str) -> None:
+    """A seed-matched pair: with an equal copy in the original's place, the two models are the same, byte for byte."""
+    data = problem.data
+    x, y = torch.cat([data.x, data.x[7:8]]), torch.cat([data.y, data.y[7:8]])
+    places = np.arange(len(data))
+    replaced = np.where(places == 7, len(data), places)
+    recipe = Recipe(epochs=3, nesterov=trainer == "plain")
+    plain, copied = train_models(problem.build, x, y, [places, replaced], recipe, [5, 5], data.channel_stats())
+    assert problem.same(plain, copied)
+    x[-1] = 255 - x[-1]
+    plain, marked = train_models(problem.build, x, y, [places, replaced], recipe, [5, 5], data.channel_stats())
+    assert problem.same(plain, copied)
+    assert not problem.same(plain, marked)
 
 
 def test_inputs_are_left_as_they_were() -> None:

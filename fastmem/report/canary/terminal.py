@@ -47,7 +47,7 @@ def _settings(table: Table, cells: list[Cell], variant: str) -> None:
     for name in ("paired difference", "Wilcoxon p", "found one by one", "never saw", "t test, never saw"):
         table.add_column(name, justify="right")
     table.caption = Text(
-        f"{variant}: difference with its 95% interval over seed-matched pairs; shares of models found by their rank\n"
+        f"{variant}: difference with its 95% interval over seed-matched pairs; shares of models found by their rank "
         "among models that never saw the mark. The t test over images is no evidence: see its last column."
     )
     for cell in cells:

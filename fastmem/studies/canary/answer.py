@@ -70,8 +70,8 @@ def own_sentence(entries: Mapping[str, Mapping[str, Any]], variant: str, level: 
 
 
 def p_text(p: float) -> str:
-    """``p = 0.0012``, or ``p < 1e-05``."""
-    return f"p = {p:.2g}" if p >= 1e-5 else "p < 1e-05"
+    """``p = 0.0012``, or ``p < 1e-5``."""
+    return f"p = {p:.2g}" if p >= 1e-5 else "p < 1e-5"
 
 
 def _others(cells: Sequence[Mapping[str, Any]], variant: str, level: float) -> str:
