@@ -76,14 +76,14 @@ def test_help_is_quick_and_needs_nothing_heavy() -> None:
         start = time.perf_counter()
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         seconds.append(time.perf_counter() - start)
-    for command in ("audit", "attack", "report", "info"):
+    for command in ("audit", "canary", "attack", "report", "info"):
         assert command in done.stdout
     assert "'torch'" not in done.stderr
     assert "'numpy'" not in done.stderr
     assert min(seconds) < 5  # a fraction of a second on a quiet machine
 
 
-@pytest.mark.parametrize("command", ["audit", "attack"])
+@pytest.mark.parametrize("command", ["audit", "canary", "attack"])
 def test_the_help_of_a_command_teaches(command: str) -> None:
     with pytest.raises(SystemExit) as ended, contextlib.redirect_stdout(io.StringIO()) as out:
         main([command, "--help"])
@@ -124,6 +124,35 @@ def test_an_audit_prints_the_answer_the_table_and_where_the_files_are() -> None:
     assert attack.code == 0, attack.err
     assert "again/report.html" in attack.out
     assert Path("again/report.html").is_file()
+
+
+def test_a_canary_study_prints_the_answer_and_continues() -> None:
+    small = [
+        "--pool",
+        "80",
+        "--held-out",
+        "40",
+        "--validation",
+        "40",
+        "--nulls",
+        "5",
+        "--level",
+        "0.2",
+        "--images",
+        "20",
+    ]
+    small += ["--controls", "3", "--recipe.epochs", "3", "--workers", "1", "--variants", "log_ratio", "--out", "run"]
+    done = _fastmem("canary", *small)
+    assert done.code == 0, done.err
+    summary = json.loads(Path("run/summary.json").read_text())
+    assert summary["answer"].split()[0] in done.out
+    assert "train and score: 10 of 10" in done.err
+    again = _fastmem("canary", "--config", "run/config.yaml", "--out", "run", "--workers", "1")
+    assert "10 of 10 models are already there" in again.err
+    drawn = Path("run/report.html").read_bytes()
+    Path("run/report.html").unlink()
+    assert _fastmem("report", "run").code == 0
+    assert Path("run/report.html").read_bytes() == drawn
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing() -> None:
@@ -180,6 +209,15 @@ def test_attack_list_names_every_attack() -> None:
         ("audit --fresh --resume", "--resume"),
         ("audit --config missing.yaml", "missing.yaml"),
         ("audit --out /dev/null/run", "out: "),
+        ("canary --feature B9", "feature: unknown name 'B9'"),
+        ("canary --feature A --offset [5,0]", "offset: a mark of 5 x 5 at row 5"),
+        ("canary --records [1797]", "records: 1797; the pool has records 0 to 999"),
+        ("canary --nulls 10", "give at least 19"),
+        ("canary --regularise dropuot", "did you mean 'dropout'"),
+        ("canary --copies none", "copies: 'none'"),
+        ("canary --checkpoint missing.safetensors", "no file 'missing.safetensors'"),
+        ("canary --black-box json:dumps", "black_box: failed on a batch"),
+        ("canary --fresh --resume", "--resume"),
         ("attack", "give --signals DIR, or --logits, --keep and --labels"),
         ("attack --logits missing.npy --keep k.npy --labels y.npy", "no file"),
         ("attack --signals missing", "no signals"),
