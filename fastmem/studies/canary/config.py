@@ -16,6 +16,7 @@ from fastmem.training.recipe import Recipe
 __all__ = ["OPTION_GROUPS", "CanaryConfig"]
 
 _DEVICES = ("auto", "cpu", "cuda")
+_ENGINES = ("local", "ray")
 _MODES = ("opaque", "transparent")
 
 OPTION_GROUPS = {
@@ -24,7 +25,8 @@ OPTION_GROUPS = {
     "Models and training": ("model", "model_args", "regularise", "nulls"),
     "A model of your own": ("checkpoint", "black_box", "black_box_logits", "label"),
     "Scores": ("evaluation", "images", "variants", "controls", "control_kind", "level"),
-    "The run": ("out", "name", "save_models", "device", "workers", "seed"),
+    "The run": ("out", "name", "save_models", "seed"),
+    "Where it runs": ("device", "workers", "engine", "ray_address"),
 }
 
 
@@ -106,13 +108,18 @@ class CanaryConfig:
     """Where to train: auto (a GPU if there is one), cpu or cuda."""
     workers: int | None = None
     """Processes that train at the same time, one thread each (default: one a core; 1 on a GPU)."""
+    engine: str = "local"
+    """Where tasks run: local (worker processes of this machine) or ray (its machines must see the run's folder)."""
+    ray_address: str | None = None
+    """A Ray cluster that is there: auto, host:6379 or ray://host:10001 (default: Ray is started on this machine)."""
     seed: int = 0
     """Seed of the split, the canaries, the models, the patches and the controls."""
 
     def __post_init__(self) -> None:
         for name in ("offset", "records"):  # lists, where they come from YAML
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        for name, given, valid in (("device", self.device, _DEVICES), ("mode", self.mode, _MODES)):
+        for name, valid in (("device", _DEVICES), ("mode", _MODES), ("engine", _ENGINES)):
+            given = getattr(self, name)
             if given not in valid:
                 raise UnknownNameError(name, given, valid)
         for name, least in (("canaries", 1), ("nulls", 2), ("controls", 0), ("images", 2), ("seed", 0)):

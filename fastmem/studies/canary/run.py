@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from fastmem.attacks.unique_feature import ask
-from fastmem.engine import Plan, RunFolder, make_tasks, run_plan
+from fastmem.engine import Engine, Plan, RunFolder, make_tasks, open_engine
 from fastmem.errors import FastmemError, InputError, StoreError
 from fastmem.imports import import_object
 from fastmem.metrics import Answers
@@ -25,7 +25,15 @@ from fastmem.studies.canary.outcome import Cell, cells_of, own_entry, score_colu
 from fastmem.studies.canary.plan import CanaryPlan, bytes_on_disk, make_plan
 from fastmem.studies.canary.store import FOLDERS, Row, load_row, missing_rows, sweep
 from fastmem.studies.canary.task import answers_of, build, score, train_and_score, try_training
-from fastmem.studies.results import OUTPUTS, spread, write_arrays, write_config, write_scores, write_summary
+from fastmem.studies.results import (
+    OUTPUTS,
+    spread,
+    summary_of,
+    write_arrays,
+    write_config,
+    write_scores,
+    write_summary,
+)
 from fastmem.studies.terminal import Terminal
 from fastmem.training import load_checkpoint, load_into
 
@@ -79,15 +87,16 @@ def run_canary(config: CanaryConfig, fresh: bool = False, terminal: Terminal | N
     folder = RunFolder(plan.config.run_dir)
     there = sum(path.stat().st_size for path in folder.path.rglob("*") if path.is_file()) if folder.path.is_dir() else 0
     folder.require_space(bytes_on_disk(plan) - there)
-    with folder.locked():
+    # The engine first: what is refused here leaves no trace.
+    with open_engine(config.engine, plan.workers, ray_address=config.ray_address) as engine, folder.locked():
         if fresh:
             folder.remove([*OUTPUTS, "config.yaml", *FOLDERS])
-        trained, work = _fill(plan, folder, terminal)
+        trained, work = _fill(plan, folder, engine, terminal)
         summary = _write(plan, own, work, terminal)
     return CanaryResult(folder.path, summary, trained)
 
 
-def _fill(plan: CanaryPlan, folder: RunFolder, terminal: Terminal) -> tuple[int, Counter[str]]:
+def _fill(plan: CanaryPlan, folder: RunFolder, engine: Engine, terminal: Terminal) -> tuple[int, Counter[str]]:
     """Trains and scores the models that are missing; how many were trained, and the seconds by kind of work."""
     if sweep(plan.job):
         terminal.say(f"{folder.path} held models of another canary study; they are replaced")
@@ -103,8 +112,8 @@ def _fill(plan: CanaryPlan, folder: RunFolder, terminal: Terminal) -> tuple[int,
     try:
         with terminal.stage("train and score", total, done) as advance:
             for _ in range(_ROUNDS):
-                tasks = make_tasks(missing, plan.workers, plan.rows_per_task)
-                for report in run_plan(Plan(train_and_score, plan.job, tasks), plan.workers):
+                tasks = make_tasks(missing, engine.slots, plan.rows_per_task)
+                for report in engine.run(Plan(train_and_score, plan.job, tasks)):
                     done, trained = done + report.rows, trained + report.trained
                     work.update(report.seconds)
                     advance(report.rows)
@@ -159,10 +168,10 @@ def _write(plan: CanaryPlan, own: Row | None, work: Counter[str], terminal: Term
         rows = _rows(plan)
         cells = cells_of(job, rows, config.level, config.seed)
         variant = headline_variant(job.variants)
-        entries = [cell.entry for cell in cells]
+        settings = [cell.entry for cell in cells]
         if own is None:
-            answer = answer_sentence(entries, variant, job.pool, config.level)
-            found: dict[str, Any] = {"cells": entries}
+            answer = answer_sentence(settings, variant, job.pool, config.level)
+            found: dict[str, Any] = {"cells": settings}
         else:
             owned = own_entry(job, next(iter(rows.values())), own, config.level)
             answer = own_sentence(owned, variant, config.level)
@@ -171,20 +180,17 @@ def _write(plan: CanaryPlan, own: Row | None, work: Counter[str], terminal: Term
     with terminal.stage("report", 1) as advance:
         write_scores(config.run_dir, score_columns(job, rows, cells, plan.split.pool_index))
         write_arrays(config.run_dir, _arrays(plan, rows, cells, own))
-        summary = write_summary(
-            config.run_dir,
-            "canary",
-            config,
-            {
-                "answer": answer,
-                "headline": {"variant": variant, "rule": HEADLINE_RULE, "level": config.level},
-                **_about(plan, rows),
-                **found,
-                "stages": dict(terminal.seconds),
-                "work": dict(work),
-                "warnings": [],
-            },
-        )
+        entries = {
+            "answer": answer,
+            "headline": {"variant": variant, "rule": HEADLINE_RULE, "level": config.level},
+            **_about(plan, rows),
+            **found,
+            "stages": dict(terminal.seconds),
+            "work": dict(work),
+            "warnings": [],
+        }
+        summary = summary_of("canary", config, entries)
+        write_summary(config.run_dir, summary)
         write_canary_report(config.run_dir)
         advance(1)
     return summary
