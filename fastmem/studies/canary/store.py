@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,12 +92,12 @@ def _path(job: Job, folder: str, member: Member) -> Path:
     return Path(job.folder) / folder / f"{member.name}.safetensors"
 
 
-def _save(path: Path, state: dict[str, Tensor], about: dict[str, object]) -> None:
+def _save(path: Path, state: dict[str, Tensor], about: dict[str, Any]) -> None:
     # One entry: safetensors writes several in an order of its own, and equal runs should give equal bytes.
     save_checkpoint(path, state, {_METADATA: json.dumps(about)})
 
 
-def _load(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, object]] | None:
+def _load(path: Path, key: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     try:
         state, metadata = load_checkpoint(path)
     except StoreError:
