@@ -33,7 +33,7 @@ struct TileWork {
 // A sum takes a load and a store for every register of the tile: where there are few positions to
 // earn them, the tile is rather that of two samples at once for half the outputs.
 template <class T, int kSamples, int kOutputs, int kVectors>
-void accumulate_tile(const TileWork<T>& work) {
+__attribute__((noinline)) void accumulate_tile(const TileWork<T>& work) {
   Vec<T> tile[kSamples][kOutputs][kVectors] = {};
   const int64_t output_step = work.output_step, position_step = work.position_step;
   const int64_t column_step = work.column_step, columns = work.columns;
@@ -52,7 +52,10 @@ void accumulate_tile(const TileWork<T>& work) {
     for (int s = 0; s < kSamples; ++s) {
       Vec<T> patch[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) patch[v] = load(pixel[s] + work.offsets[v]);
+      for (int v = 0; v < kVectors; ++v) {
+        patch[v] = load(pixel[s] + work.offsets[v]);
+        keep(patch[v]);
+      }
 #pragma GCC unroll 8
       for (int o = 0; o < kOutputs; ++o) {
         const Vec<T> factor =

@@ -52,6 +52,17 @@ FASTMEM_GRAD_INLINE Vec<T> broadcast(T value) {
              }(std::make_integer_sequence<int, kLanes<T>>{});
 }
 
+// Keeps a value in its register: compilers else read it from memory again wherever it is an
+// operand, and loads, not arithmetic, are then what a tile waits for.
+template <class V>
+FASTMEM_GRAD_INLINE void keep(V& value) {
+#if defined(FASTMEM_ISA_avx512)
+  asm("" : "+v"(value));
+#elif defined(FASTMEM_ISA_avx2)
+  asm("" : "+x"(value));
+#endif
+}
+
 // x * y + z, in one rounding where the instruction set has it.
 template <class T>
 FASTMEM_GRAD_INLINE Vec<T> multiply_add(Vec<T> x, Vec<T> y, Vec<T> z) {
