@@ -275,6 +275,33 @@ class GradStats:
         """``sum_i weights_i g_i`` by parameter name."""
         return self._sums("weighted_sum")
 
+    def importance(self, kind: Literal["abs_gw", "sq_gw", "abs_g", "sq_g"] = "abs_gw") -> dict[str, Tensor]:
+        """How hard single samples pull at every weight: ``sum_i |g_i w|`` and its like, by parameter name.
+
+        :func:`fastmem.weight_importance` looks at the gradient of a batch, in which the pulls of its samples cancel;
+        here nothing cancels. Weights are taken as they are now, so call it before they change.
+
+        Args:
+            kind: ``"abs_gw"``: ``sum_i |g_i w|``; ``"sq_gw"``: ``sum_i (g_i w)^2``; ``"abs_g"``: ``sum_i |g_i|``;
+                ``"sq_g"``: ``sum_i g_i^2``, B times the diagonal of the empirical Fisher information.
+
+        Returns:
+            Scores for :func:`fastmem.top_fraction`, in the dtype of the sums. From ``sum_abs`` or ``sum_sq``, which must
+            be among the statistics.
+
+        Raises:
+            UnknownNameError: ``kind`` is none of the four.
+        """
+        kinds = ("abs_gw", "sq_gw", "abs_g", "sq_g")
+        if kind not in kinds:
+            raise UnknownNameError("kind", str(kind), kinds)
+        power = 1 if kind.startswith("abs") else 2
+        sums = self.sum_abs if power == 1 else self.sum_sq
+        if not kind.endswith("w"):
+            return {name: value.clone() for name, value in sums.items()}
+        weights = {name: parameter.detach() for name, parameter in self._parameters.items()}
+        return {name: value * weights[name].to(value).abs() ** power for name, value in sums.items()}
+
     @property
     def dot(self) -> Tensor:
         """``<g_i, direction>``, [B]."""

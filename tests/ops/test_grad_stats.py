@@ -18,6 +18,8 @@ from fastmem.ops._layers.convolution import Geometry, Patches
 from fastmem.ops._layers.embedding import Rows
 from fastmem.ops._layers.linear import Outer, ghost_norm_sq
 from fastmem.ops.grad_stats import STATS, GradStats, grad_stats
+from fastmem.ops.top_fraction import top_fraction
+from fastmem.ops.weight_importance import weight_importance
 
 from .networks import BATCH, COVERED, NAMES, Example, example, losses
 from .strategies import PROPERTY
@@ -241,6 +243,36 @@ def test_a_square_of_sums_is_not_a_sum_of_squares() -> None:
     assert_close(whole.sums({"sum_sq"})["sum_sq"], expected)
     wrong = parts[0].sums({"sum_sq"})["sum_sq"] + parts[1].sums({"sum_sq"})["sum_sq"]
     assert not torch.allclose(wrong, expected)
+
+
+@pytest.mark.parametrize("name", ["convolutions and norms", "transformer", "own parameter"])
+def test_importance_sample_by_sample(name: str) -> None:
+    case = example(name)
+    found = grad_stats(case.model, losses, case.inputs, case.targets)
+    scores = {kind: found.importance(kind) for kind in ("abs_gw", "sq_gw", "abs_g", "sq_g")}
+    weights = dict(case.model.named_parameters())
+    for key, g in case.brute_force().items():
+        pulls = g * weights[key].detach()
+        assert_close(scores["abs_gw"][key], pulls.abs().sum(0))
+        assert_close(scores["sq_gw"][key], pulls.square().sum(0))
+        assert_close(scores["abs_g"][key], g.abs().sum(0))
+        assert_close(scores["sq_g"][key], g.square().sum(0))
+    assert top_fraction(scores["abs_gw"], 0.01).count >= 1
+    scores["abs_g"][key].zero_()  # the caller's own
+    assert found.sum_abs[key].abs().max() > 0
+    with pytest.raises(UnknownNameError, match="kind"):
+        found.importance("gw")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="add 'sum_abs' to stats"):
+        grad_stats(case.model, losses, case.inputs, case.targets, ("norm",)).importance()
+
+
+def test_pulls_of_samples_do_not_cancel() -> None:
+    """Two samples that pull at the weights in opposite directions: the batch's gradient is zero, theirs are not."""
+    model, x = nn.Linear(3, 1, bias=False), torch.tensor([[1.0, 2, 3], [-1, -2, -3]])
+    found = grad_stats(model, lambda output, target: output[:, 0], x, torch.zeros(2), ("sum", "sum_abs"))
+    batch = weight_importance({"weight": model.weight}, found.sum)["weight"]
+    assert batch.abs().max() == 0
+    torch.testing.assert_close(found.importance()["weight"], 2 * (x[:1] * model.weight.detach()).abs())
 
 
 def test_a_failed_step_leaves_neither_results_nor_traces() -> None:

@@ -11,6 +11,7 @@ from fastmem.ops.layer_grad_stats import STATS, layer_grad_stats
 
 WHY_NO_CPU = _native.why_no_cpu()
 needs_cpu = pytest.mark.skipif(WHY_NO_CPU is not None, reason=str(WHY_NO_CPU))
+BACKENDS = ("reference", "cpu", "triton")
 CONVOLUTIONS = {
     "first layer": (3, 10, (9, 8), (5, 5), {"padding": (2, 2)}),
     "one channel": (1, 16, (8, 8), (3, 3), {"padding": (1, 1)}),
@@ -30,6 +31,13 @@ CONVOLUTIONS = {
     "padding wider than the input": (4, 4, (1, 2), (2, 2), {"padding": (3, 4)}),
     "long rows": (2, 3, (2, 150), (2, 7), {"padding": (0, 3)}),
 }
+
+
+def needed(backend):
+    """Skip where the backend cannot run. (Triton's runs in its interpreter where there is no GPU.)"""
+    remark = explain("layer_grad_stats").remarks[backend]
+    if remark.startswith("not available"):
+        pytest.skip(remark)
 
 
 @pytest.fixture
@@ -93,9 +101,11 @@ def assert_equal(found, expected, precise):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_the_reference_equals_autograd(case, dtype):
+@pytest.mark.parametrize("backend", ["reference", "triton"])
+def test_the_reference_and_triton_equal_autograd(backend, case, dtype):
+    needed(backend)
     a, delta, options = operands(3, *CONVOLUTIONS[case], dtype=dtype)
-    with use_backend("reference"):
+    with use_backend(backend):
         found = layer_grad_stats(a, delta, STATS, **options)
     assert found.sum is not None
     assert found.sum.dtype is dtype
@@ -114,12 +124,11 @@ def test_the_kernel_equals_autograd(instruction_set, case, dtype, isa):
     assert_equal(found, by_autograd(a, delta, options), dtype is torch.float64)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("length", [1, 2, 19, 70])
 @pytest.mark.parametrize(("features", "outputs"), [(1, 1), (5, 3), (16, 8), (100, 21)])
 def test_sequences_equal_autograd(backend, length, features, outputs):
-    if backend == "cpu" and WHY_NO_CPU:
-        pytest.skip(WHY_NO_CPU)
+    needed(backend)
     generator = torch.Generator().manual_seed(1)
     a = torch.randn(4, length, features, generator=generator)
     delta = torch.randn(4, length, outputs, generator=generator)
@@ -219,10 +228,9 @@ def test_the_order_of_the_samples_is_nothing_but_rounding():
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_half_precision_is_summed_in_float32(backend, dtype):
-    if backend == "cpu" and WHY_NO_CPU:
-        pytest.skip(WHY_NO_CPU)
+    needed(backend)
     a, delta, options = operands(6, 18, 5, (7, 7), (3, 3), {}, dtype=dtype)
     with use_backend(backend):
         found = layer_grad_stats(a, delta, STATS, **options)
@@ -231,10 +239,9 @@ def test_half_precision_is_summed_in_float32(backend, dtype):
     assert_equal(found, by_autograd(a, delta, options), precise=False)
 
 
-@pytest.mark.parametrize("backend", ["reference", "cpu"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_nothing_to_sum(backend):
-    if backend == "cpu" and WHY_NO_CPU:
-        pytest.skip(WHY_NO_CPU)
+    needed(backend)
     with use_backend(backend):
         found = layer_grad_stats(torch.zeros(0, 3, 8, 8), torch.zeros(0, 4, 6, 6), STATS, kernel_size=(3, 3))
         no_positions = layer_grad_stats(torch.zeros(2, 0, 5), torch.zeros(2, 0, 3), STATS)

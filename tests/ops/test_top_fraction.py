@@ -11,7 +11,7 @@ from fastmem.ops._registry import explain, use_backend
 from fastmem.ops.top_fraction import top_fraction
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "cpu", "triton"])
 def backend(request):
     remark = explain("top_fraction").remarks[request.param]
     if remark.startswith("not available"):
@@ -71,6 +71,20 @@ def test_many_weights_through_the_sampled_bound(backend, fraction):
     expected[order] = True
     assert torch.equal(torch.cat([mask.unpack() for mask in found.masks.values()]), expected)
     assert found.thresholds["small"] == found.thresholds["large"] == float(every[order[-1]])
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.7])
+def test_ties_are_cut_by_position_wherever_work_is_cut(backend, fraction):
+    """Three values only: the threshold's own score stands in every chunk, and its last one is somewhere within."""
+    generator = torch.Generator().manual_seed(0)
+    scores = {
+        f"layer{i}": torch.randint(0, 3, (size,), generator=generator).float() for i, size in enumerate((33001, 9))
+    }
+    found = top_fraction(scores, fraction)
+    order = torch.sort(torch.cat(list(scores.values())), descending=True, stable=True).indices[: found.count]
+    expected = torch.zeros(33010, dtype=torch.bool)
+    expected[order] = True
+    assert torch.equal(torch.cat([mask.unpack() for mask in found.masks.values()]), expected)
 
 
 def test_a_sample_that_misleads_is_noticed():

@@ -23,9 +23,12 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 
 POINTERS = {
-    "logits": ("p_ptr", "q_ptr", "z_ptr", "dp_ptr", "dq_ptr", "dz_ptr", "total_ptr", "other_ptr"),
-    "int64": ("label_ptr",),
-    "int32": ("first_ptr",),
+    "logits": (
+        *("p_ptr", "q_ptr", "z_ptr", "dp_ptr", "dq_ptr", "dz_ptr", "total_ptr", "other_ptr"),
+        *("a_ptr", "delta_ptr"),  # of layer_grad_stats
+    ),
+    "int64": ("label_ptr", "table_ptr", "above_ptr", "threshold_ptr", "equal_before_ptr", "equal_wanted_ptr"),
+    "int32": ("first_ptr", "histogram_ptr", "invalid_ptr"),
 }
 TRITON_NAMES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64"}
 ALL_STATISTICS = dict.fromkeys(("MARGIN", "LOSS", "HINGE", "PROB", "ENTROPY"), True)
@@ -61,7 +64,9 @@ def kernels(dtype: torch.dtype, classes: int) -> Iterator[tuple[str, str, dict[s
     yield "_logit_stats_kernels", "logit_segment_gradients", {**ALL_STATISTICS, **tile}, 4
 
 
-def compile_ahead(kernel: Any, constants: dict[str, Any], warps: int, dtype: torch.dtype, architecture: int) -> Any:
+def compile_ahead(
+    kernel: Any, constants: dict[str, Any], warps: int, dtype: torch.dtype, architecture: int, **options: Any
+) -> Any:
     """The kernel's machine code for contiguous, aligned operands."""
     import triton.language as tl
     from triton.backends.compiler import GPUTarget
@@ -82,7 +87,7 @@ def compile_ahead(kernel: Any, constants: dict[str, Any], warps: int, dtype: tor
             signature[name] = "i64" if name == "inverse_bits" else "i32"
     source = ASTSource(fn=kernel, signature=signature, constexprs=constexprs, attrs=attributes)
     return triton.compile(
-        source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps, **launcher.OPTIONS}
+        source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps, **launcher.OPTIONS, **options}
     )
 
 

@@ -20,7 +20,7 @@ BY_HAND = {
 }
 
 
-@pytest.fixture(params=["reference", "cpu"])
+@pytest.fixture(params=["reference", "cpu", "triton"])
 def backend(request):
     remark = explain("weight_importance").remarks[request.param]
     if remark.startswith("not available"):
@@ -40,6 +40,10 @@ def tensors(shapes, dtype, seed=0):
 def test_every_weight_by_hand(backend, kind, dtype):
     shapes = [(3, 5), (1,), (129,), (2, 3, 2, 2)]
     weights, gradients = tensors(shapes, dtype), tensors(shapes, dtype, seed=1)
+    if backend == "triton" and dtype is torch.float64:
+        with pytest.raises(InputError, match="float64"):
+            weight_importance(weights, gradients, kind)
+        return
     scores = weight_importance(weights, gradients, kind, scale=0.5)
     again = weight_importance(weights, gradients, kind, scores=scores, scale=2.0)
     assert again is scores
@@ -60,6 +64,14 @@ def test_the_kernel_equals_the_reference(sizes, kind):
     found = weight_importance(weights, gradients, kind, scale=0.3)
     for name in weights:
         torch.testing.assert_close(found[name], expected[name], rtol=1e-6, atol=0)
+
+
+def test_tensors_of_any_size_in_one_launch(backend):
+    sizes = [33_001, 0, 1, 16_384]
+    weights, gradients = tensors(sizes, torch.float32), tensors(sizes, torch.float32, seed=1)
+    scores = weight_importance(weights, gradients, "sq_gw", scores={n: torch.ones_like(w) for n, w in weights.items()})
+    for name, weight in weights.items():
+        torch.testing.assert_close(scores[name], 1 + (weight * gradients[name]).square(), rtol=1e-6, atol=0)
 
 
 def test_threads_do_not_change_a_bit():

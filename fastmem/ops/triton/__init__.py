@@ -34,6 +34,7 @@ __all__ = [
     "tile_for",
     "triton_dtype",
     "walk",
+    "why_elsewhere",
     "why_unavailable",
     "why_unsupported",
 ]
@@ -72,18 +73,25 @@ def why_unavailable() -> str | None:
     return None
 
 
+def why_elsewhere(tensor: Tensor) -> str | None:
+    """``None`` if the kernels run on the tensor's device, else the reason why not."""
+    if interpreted():
+        if tensor.device.type != "cpu":
+            return "Triton's interpreter runs on the CPU (TRITON_INTERPRET=1)"
+    elif tensor.device.type != "cuda":
+        return f"it computes on CUDA devices, and these tensors are on {tensor.device}"
+    else:
+        capability = torch.cuda.get_device_capability(tensor.device)
+        if capability < _OLDEST_CAPABILITY:
+            return f"the device has compute capability {capability[0]}.{capability[1]}, below 8.0"
+    return None
+
+
 def why_unsupported(*operands: Tensor) -> str | None:
     """``None`` if the kernels take ``[*, C]`` operands of these devices and sizes, else the reason why not."""
     first = operands[0]
-    if interpreted():
-        if first.device.type != "cpu":
-            return "Triton's interpreter runs on the CPU (TRITON_INTERPRET=1)"
-    elif first.device.type != "cuda":
-        return f"it computes on CUDA devices, and these tensors are on {first.device}"
-    else:
-        capability = torch.cuda.get_device_capability(first.device)
-        if capability < _OLDEST_CAPABILITY:
-            return f"the device has compute capability {capability[0]}.{capability[1]}, below 8.0"
+    if (reason := why_elsewhere(first)) is not None:
+        return reason
     if first.shape[-1] > 2**30:
         return "more than 2^30 classes"
     if first.ndim > MAX_LEADING_DIMS + 1 and len(leading(*operands).sizes) > MAX_LEADING_DIMS:
