@@ -97,14 +97,15 @@ def test_the_operators_tests_pass_in_the_interpreter() -> None:
     """A selection, for the interpreter takes milliseconds where a GPU takes microseconds."""
     if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip("the interpreter of Triton 3.6 does not know NumPy 2.4")
-    left_out = ("depthwise", "groups_of", "many_weights", "70000", "vanish", "100-21", "blocks_and", "test_triton_")
+    twice = "(float64 and (padding or dilation or stride or point or rows or one))"  # once in float32 is enough
+    left_out = ("depthwise", "groups of", "many_weights", "70000", "vanish", "100-21", "blocks and", "long", twice)
     command = [
         *(sys.executable, "-m", "pytest"),
         *(
             str(Path(__file__).with_name(f"test_{name}.py"))
             for name in ("layer_grad_stats", "weight_importance", "top_fraction")
         ),
-        *("-q", "-k", " and not ".join(["triton", *left_out])),
+        *("-q", "-k", " and not ".join(["triton", *(f"({part})" for part in left_out)])),
         *("-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--no-header"),
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
