@@ -98,7 +98,7 @@ def test_the_operators_tests_pass_in_the_interpreter() -> None:
     if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip("the interpreter of Triton 3.6 does not know NumPy 2.4")
     twice = "(float64 and (padding or dilation or stride or point or rows or one))"  # once in float32 is enough
-    left_out = ("depthwise", "groups of", "many_weights", "70000", "vanish", "100-21", "blocks and", "long", twice)
+    left_out = ("depthwise", "blocks", "many_weights", "70000", "vanish", "100-21", "long", twice)
     command = [
         *(sys.executable, "-m", "pytest"),
         *(
@@ -114,7 +114,7 @@ def test_the_operators_tests_pass_in_the_interpreter() -> None:
     passed = re.search(r"(\d+) passed", result.stdout)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     assert passed is not None
-    assert int(passed[1]) >= 75
+    assert int(passed[1]) >= 70
 
 
 def test_the_table_covers_every_element_once() -> None:
