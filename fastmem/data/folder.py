@@ -11,7 +11,7 @@ import torch
 from fastmem.data.dataset import Dataset
 from fastmem.errors import InputError
 
-__all__ = ["load_folder"]
+__all__ = ["load_folder", "picture_files", "read_picture"]
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -33,14 +33,14 @@ def load_folder(folder: Path, resize: int | None = None) -> Dataset:
     if resize is not None and resize < 1:
         raise InputError("resize", f"{resize}", "give a number of pixels")
     classes = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    files = [(label, path) for label, name in enumerate(classes) for path in _pictures(name)]
+    files = [(label, path) for label, name in enumerate(classes) for path in picture_files(name)]
     if len(classes) < 2 or not files:
         raise InputError(
             "data",
             f"{str(folder)!r} has {len(classes)} sub-folders with {len(files)} pictures",
             f"it needs a sub-folder a class with pictures ({', '.join(sorted(_SUFFIXES))})",
         )
-    pictures = [_read(path, resize) for _, path in files]
+    pictures = [read_picture(path, resize) for _, path in files]
     sizes = Counter(picture.shape[:2] for picture in pictures)
     if len(sizes) > 1:
         found = ", ".join(f"{height} x {width} ({count})" for (height, width), count in sizes.most_common(4))
@@ -57,12 +57,17 @@ def load_folder(folder: Path, resize: int | None = None) -> Dataset:
     return Dataset(folder.resolve().name, torch.from_numpy(np.ascontiguousarray(x)), y, len(classes), None, names)
 
 
-def _pictures(folder: Path) -> list[Path]:
+def picture_files(folder: Path) -> list[Path]:
+    """The pictures in a folder and below it, by sorted path."""
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SUFFIXES and path.is_file())
 
 
-def _read(path: Path, resize: int | None) -> np.ndarray:
-    """uint8 [H, W] of a grey picture, [H, W, 3] of any other."""
+def read_picture(path: Path, resize: int | None = None) -> np.ndarray:
+    """uint8 [H, W] of a grey picture, [H, W, 3] of any other.
+
+    Raises:
+        InputError: If it does not open, or has more than 8 bits a pixel.
+    """
     from PIL import Image  # a slow import, needed here alone
 
     try:
