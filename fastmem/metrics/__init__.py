@@ -1,6 +1,7 @@
 """Numbers from scores: ROC and its intervals, M scores and their nulls. Higher score = more likely a member, everywhere."""
 
 from fastmem.metrics.audit import AuditMetrics, audit_metrics
+from fastmem.metrics.calibration import Reliability, expected_calibration_error, overconfidence_error, reliability
 from fastmem.metrics.intervals import clopper_pearson
 from fastmem.metrics.m_score import LABEL_VARIANTS, VARIANTS, Answers, MScore, m_score, score_features
 from fastmem.metrics.membership import LEVELS, PRIORS, MembershipMetrics, TprAtFpr, level_key, membership_metrics
@@ -14,6 +15,7 @@ from fastmem.metrics.memorisation import (
 )
 from fastmem.metrics.roc import Roc, roc
 from fastmem.metrics.targets import PerTarget, Transfer
+from fastmem.metrics.trust import DecisionRule, Rate, TrustMetrics, fewest_errors, trust_metrics, youden
 
 __all__ = [
     "LABEL_VARIANTS",
@@ -22,23 +24,33 @@ __all__ = [
     "VARIANTS",
     "Answers",
     "AuditMetrics",
+    "DecisionRule",
     "MScore",
     "MembershipMetrics",
     "MemorisationTest",
     "PerTarget",
+    "Rate",
+    "Reliability",
     "Roc",
     "TprAtFpr",
     "Transfer",
+    "TrustMetrics",
     "audit_metrics",
     "clopper_pearson",
+    "expected_calibration_error",
+    "fewest_errors",
     "image_tests",
     "level_key",
     "m_score",
     "membership_metrics",
     "memorisation_test",
     "nulls_needed",
+    "overconfidence_error",
     "pairs_needed",
     "rank_p_value",
+    "reliability",
     "roc",
     "score_features",
+    "trust_metrics",
+    "youden",
 ]
