@@ -12,11 +12,14 @@ from fastmem.attacks.membership.base import Attack, AttackResult
 from fastmem.attacks.membership.bayes import BASE
 from fastmem.attacks.membership.calibrated import Calibrated
 from fastmem.attacks.membership.lira import LiRA
+from fastmem.attacks.membership.one_shadow import FittedAttack, NotFittedError
 from fastmem.attacks.membership.population import Population
 from fastmem.attacks.membership.reference import AttackR
 from fastmem.attacks.membership.rmia import RMIA
+from fastmem.attacks.membership.stream import FalseMembers, draw_false_members
 from fastmem.attacks.membership.threshold import Entropy, GlobalThreshold, Loss, MaxProb, ModifiedEntropy
 from fastmem.attacks.membership.topk import TopK
+from fastmem.attacks.membership.trust import evaluate_trust
 from fastmem.attacks.unique_feature import SavedAnswers, UniqueFeatureResult, unique_feature
 from fastmem.errors import UnknownNameError
 
@@ -29,15 +32,20 @@ __all__ = [
     "AttackResult",
     "Calibrated",
     "Entropy",
+    "FalseMembers",
+    "FittedAttack",
     "GlobalThreshold",
     "LiRA",
     "Loss",
     "MaxProb",
     "ModifiedEntropy",
+    "NotFittedError",
     "Population",
     "SavedAnswers",
     "TopK",
     "UniqueFeatureResult",
+    "draw_false_members",
+    "evaluate_trust",
     "make_attack",
     "unique_feature",
 ]

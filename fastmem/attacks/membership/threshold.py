@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from scipy.special import xlogy
 
 from fastmem.attacks.membership.base import Attack, AttackResult
+from fastmem.attacks.membership.one_shadow import OneShadowAttack, Scores
+from fastmem.metrics import DecisionRule, fewest_errors, youden
 from fastmem.signals import Signals
 
 __all__ = ["Entropy", "GlobalThreshold", "Loss", "MaxProb", "ModifiedEntropy", "ThresholdAttack"]
@@ -56,21 +59,27 @@ class Loss(ThresholdAttack):
 
 
 @dataclass(frozen=True)
-class MaxProb(ThresholdAttack):
+class MaxProb(ThresholdAttack, OneShadowAttack):
     """The largest probability; blind to the label, so a wrong but confident answer scores high (Salem et al. 2019)."""
 
     names = ("max_prob", "Maximum probability")
     stat = "max_prob"
     sign = 1.0
 
+    def _fit(self, members: np.ndarray, others: np.ndarray) -> tuple[Scores, DecisionRule]:
+        return _largest_probability, youden(_largest_probability(members), _largest_probability(others))
+
 
 @dataclass(frozen=True)
-class Entropy(ThresholdAttack):
+class Entropy(ThresholdAttack, OneShadowAttack):
     """Minus the entropy, ``sum p log p``; comparable at equal numbers of classes only (Salem et al. 2019)."""
 
     names = ("entropy", "Entropy")
     stat = "entropy"
     sign = -1.0
+
+    def _fit(self, members: np.ndarray, others: np.ndarray) -> tuple[Scores, DecisionRule]:
+        return _minus_entropy, fewest_errors(_minus_entropy(members), _minus_entropy(others))
 
 
 @dataclass(frozen=True)
@@ -89,3 +98,11 @@ class GlobalThreshold(ThresholdAttack):
     names = ("global", "Global threshold on the margin")
     stat = "margin"
     sign = 1.0
+
+
+def _largest_probability(p: np.ndarray) -> np.ndarray:
+    return p.max(axis=1)
+
+
+def _minus_entropy(p: np.ndarray) -> np.ndarray:
+    return xlogy(p, p).sum(axis=1)

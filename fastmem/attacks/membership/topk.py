@@ -8,6 +8,8 @@ Two things differ from the paper because here all models share one pool of recor
 fitted on another model, never on the target or its complement, with that model's own membership. And it never scores
 a record it was fitted on (two halves of the pool take turns): otherwise it could learn records by heart, and one
 model's membership says something of another's in a design of exact halves.
+
+``fit`` is the published protocol, unchanged: the shadow model has records of its own, and batches are of 16.
 """
 
 from __future__ import annotations
@@ -18,22 +20,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fastmem.attacks.membership.base import Attack, AttackResult
+from fastmem.attacks.membership.base import AttackResult
+from fastmem.attacks.membership.one_shadow import OneShadowAttack, Scores
 from fastmem.attacks.membership.panel import Panel
 from fastmem.errors import InputError
+from fastmem.metrics import DecisionRule
 from fastmem.signals import Signals
 
 if TYPE_CHECKING:
     from sklearn.neural_network import MLPClassifier
 
-__all__ = ["TopK"]
+__all__ = ["TopK", "fit_classifier"]
 
 _MAX_STEPS_PER_EPOCH = 128
 _MAX_EPOCHS = 200
 
 
 @dataclass(frozen=True)
-class TopK(Attack):
+class TopK(OneShadowAttack):
     """Membership probability by a small network on the k largest probabilities; a mean over queries.
 
     Args:
@@ -69,12 +73,17 @@ class TopK(Attack):
         """The three largest probabilities."""
         return ("top3",)
 
+    def _fit(self, members: np.ndarray, others: np.ndarray) -> tuple[Scores, DecisionRule]:
+        rows = np.concatenate([_largest(members, self.k), _largest(others, self.k)])
+        classifier = fit_classifier(rows, np.arange(len(rows)) < len(members), self.seed)
+        return _Probability(classifier, self.k), DecisionRule(0.5, strict=False)
+
     def _run(self, signals: Signals, targets: list[int], population: Signals | None) -> AttackResult:
         features = signals.stat("top3")[..., : self.k]
         halves = np.array_split(np.random.default_rng(self.seed).permutation(signals.num_samples), 2)
         shadows = _shadow_of_each(signals.keep, targets)
         fitted = {
-            shadow: [self._fit(features[shadow, half], signals.keep[shadow, half], shadow) for half in halves]
+            shadow: [self._fit_half(features[shadow, half], signals.keep[shadow, half], shadow) for half in halves]
             for shadow in set(shadows)
         }
         scores = np.empty((len(targets), signals.num_samples))
@@ -84,7 +93,7 @@ class TopK(Attack):
                 scores[row, half] = probabilities[:, 1].reshape(len(half), -1).mean(axis=1)
         return AttackResult(scores, {"shadows": shadows})
 
-    def _fit(self, features: np.ndarray, members: np.ndarray, shadow: int) -> MLPClassifier:
+    def _fit_half(self, features: np.ndarray, members: np.ndarray, shadow: int) -> MLPClassifier:
         """A classifier from [n, A, k] features of one shadow model."""
         if members.all() or not members.any():
             raise InputError(
@@ -92,24 +101,57 @@ class TopK(Attack):
                 f"shadow model {shadow} has {int(members.sum())} members among the {len(members)} records of a half",
                 "the classifier needs members and non-members to learn from: give more records",
             )
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.neural_network import MLPClassifier
-
         rows = features.reshape(-1, self.k)
-        batch_size: Any = min(len(rows), max(16, -(-len(rows) // _MAX_STEPS_PER_EPOCH)))
-        classifier = MLPClassifier(
-            hidden_layer_sizes=(64,),
-            alpha=0.0,
-            batch_size=batch_size,
-            learning_rate_init=0.01,
-            max_iter=_MAX_EPOCHS,
-            tol=5e-4,
-            n_iter_no_change=15,
-            random_state=self.seed,
-        )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the last epoch is a classifier too
-            return classifier.fit(rows, np.repeat(members, features.shape[1]))
+        batch_size = max(16, -(-len(rows) // _MAX_STEPS_PER_EPOCH))
+        labels = np.repeat(members, features.shape[1])
+        return fit_classifier(rows, labels, self.seed, batch_size, _MAX_EPOCHS)
+
+
+def fit_classifier(
+    rows: np.ndarray, members: np.ndarray, seed: int, batch_size: int = 16, max_epochs: int = 10_000
+) -> MLPClassifier:
+    """The network of the papers, trained until the training loss gains less than 5e-4 for 15 epochs.
+
+    Args:
+        rows: The largest probabilities, descending, [n, k].
+        members: bool [n], with both values.
+        seed: Of the initial weights and the order of batches.
+        batch_size: 16 as published.
+        max_epochs: Where to stop in any case; published is never.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    size: Any = min(len(rows), batch_size)
+    classifier = MLPClassifier(
+        hidden_layer_sizes=(64,),
+        alpha=0.0,
+        batch_size=size,
+        learning_rate_init=0.01,
+        max_iter=max_epochs,
+        tol=5e-4,
+        n_iter_no_change=15,
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the last epoch is a classifier too
+        return classifier.fit(rows, members)
+
+
+@dataclass(frozen=True)
+class _Probability:
+    """The classifier's membership probability of whole probability vectors [n, C]."""
+
+    classifier: MLPClassifier
+    k: int
+
+    def __call__(self, p: np.ndarray) -> np.ndarray:
+        return np.asarray(self.classifier.predict_proba(_largest(p, self.k)), np.float64)[:, 1]
+
+
+def _largest(p: np.ndarray, k: int) -> np.ndarray:
+    """The k largest of each row, descending."""
+    return -np.sort(-p, axis=1)[:, :k]
 
 
 def _shadow_of_each(keep: np.ndarray, targets: list[int]) -> list[int]:
