@@ -80,6 +80,23 @@ examples:
   fastmem canary --data mnist --evaluation cifar10 --feature mark.png
   fastmem canary --data mnist --checkpoint model.safetensors --label 3"""
 
+_TRUST_HELP = """How far can prediction-score membership attacks be believed?
+
+Trains pairs of a target and a shadow model, fits the published attacks on the
+shadow model, and asks about members and about sets that nobody trained on:
+test records, permuted and badly preprocessed ones, noise, other data sets, and
+images of a generator that is trained on the way. Does it again with calibrated
+models, draws false members until there are as many as asked for, and shows
+what an untrained model makes of the same. A run that was interrupted continues
+when the same command is given again.
+
+examples:
+  fastmem trust                    scikit-learn's digits, 4 pairs
+  fastmem trust --data fashion-mnist --data-root ~/data --model cnn
+      --num-models 2 --nonmembers all,mnist --recipe.epochs 20
+  fastmem trust --data cifar10 --model resnet18 --calibrations laplace
+  fastmem trust --generator package.module:function --false-members 10000"""
+
 _REPORT_HELP = """usage: fastmem report DIR
 
 Draws report.html of a finished run again, from its summary.json, scores.csv and report_data.npz.
@@ -224,6 +241,28 @@ def _canary(arguments: list[str]) -> None:
     _print_results(result.summary, str(result.run_dir), canary_table(result.summary))
 
 
+def _trust(arguments: list[str]) -> None:
+    from fastmem.studies.options import add_options, from_options, parse, to_yaml
+    from fastmem.studies.trust.config import OPTION_GROUPS, TrustConfig
+
+    parser = _parser("trust", _TRUST_HELP)
+    _run_options(parser)
+    add_options(parser, TrustConfig, OPTION_GROUPS)
+    options = parse(parser, arguments)
+    config = from_options(TrustConfig, options)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return
+    _check_run_options(options)
+
+    from fastmem.report.trust import trust_table
+    from fastmem.studies.terminal import Terminal
+    from fastmem.studies.trust import run_trust
+
+    result = run_trust(config, options.fresh, Terminal())
+    _print_results(result.summary, str(result.run_dir), trust_table(result.summary))
+
+
 def _attack(arguments: list[str]) -> None:
     from fastmem.studies.attack.config import OPTION_GROUPS, AttackConfig
     from fastmem.studies.options import add_options, from_options, parse, to_yaml
@@ -275,6 +314,7 @@ def _info(arguments: list[str]) -> None:
 _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "audit": ("who is in the training set? train shadow models, attack them, write a report", _audit),
     "canary": ("does a mark seen once in training leave a trace? M score of seed-matched pairs", _canary),
+    "trust": ("can prediction-score attacks be believed? other non-members, fakes, calibration", _trust),
     "attack": ("the same attacks on logits or signals that you already have", _attack),
     "report": ("draw the report of a finished run again", _report),
     "info": ("versions, devices, and the backend of each operator with the reason", _info),

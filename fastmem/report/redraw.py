@@ -7,10 +7,16 @@ from pathlib import Path
 from fastmem.report.artifacts import load_summary
 from fastmem.report.audit import write_audit_report
 from fastmem.report.canary import write_canary_report
+from fastmem.report.trust import write_trust_report
 
 __all__ = ["write_report"]
 
-_WRITERS = {"audit": write_audit_report, "attack": write_audit_report, "canary": write_canary_report}
+_WRITERS = {
+    "audit": write_audit_report,
+    "attack": write_audit_report,
+    "canary": write_canary_report,
+    "trust": write_trust_report,
+}
 
 
 def write_report(run_dir: str | Path) -> Path:

@@ -49,7 +49,8 @@ def add_options(parser: ArgumentParser, config: type, groups: Mapping[str, Seque
         kind = typing.get_type_hints(config)[field.name]
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             group = parser.add_argument_group(field.name.capitalize(), _documentation(config)[field.name])
-            _add_fields(group, kind, [inner.name for inner in dataclasses.fields(kind)], f"{field.name}.")
+            own = field.default_factory() if callable(field.default_factory) else field.default
+            _add_fields(group, kind, [inner.name for inner in dataclasses.fields(kind)], f"{field.name}.", own)
 
 
 def from_options(config: type[Config], options: Any) -> Config:
@@ -95,13 +96,16 @@ def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Any:
         raise _input_error(str(error), known, parser.prog) from error
 
 
-def _add_fields(group: Any, config: type, names: Sequence[str], prefix: str = "") -> None:
+def _add_fields(group: Any, config: type, names: Sequence[str], prefix: str = "", defaults: Any = None) -> None:
+    """Adds options for fields of a config; ``defaults`` is an instance whose values go before those of the class."""
     fields = {field.name: field for field in dataclasses.fields(config)}
     kinds = typing.get_type_hints(config)
     help_texts = _documentation(config)
     for name in names:
         field = fields[name]
         default = field.default_factory() if callable(field.default_factory) else field.default
+        if defaults is not None:
+            default = getattr(defaults, name)
         option = f"--{prefix}{name.replace('_', '-')}"
         text = help_texts[name]
         if default is not None and default != {} and default != () and not isinstance(default, bool):
