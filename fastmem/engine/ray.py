@@ -28,6 +28,8 @@ from fastmem.errors import FastmemError, InputError, StoreError
 __all__ = ["RayEngine"]
 
 _CONNECT_SECONDS = 5.0
+# Ray gives itself 30 seconds to start, which a very busy machine may exceed.
+_STARTS = 2
 _SMALLEST_OBJECT_STORE = 128 << 20
 # A task is slow if it lasts this many times longer than a task takes on average, once others have nothing to do.
 _STRAGGLES = 3.0
@@ -138,14 +140,19 @@ class RayEngine:
                 "_temp_dir": folder,
             }
         started.callback(self._ray.shutdown)
-        try:
-            self._ray.init(**options)
-        except Exception as error:  # what it raises depends on how far it came
-            if self._address is None:
-                raise FastmemError(
-                    "engine", f"Ray does not start ({_one_line(error)})", "run with --engine local"
-                ) from error
-            raise InputError("ray_address", f"{self._address} ({_one_line(error)})", _ADDRESS_REMEDY) from error
+        tries = _STARTS if self._address is None else 1
+        for last in (attempt == tries for attempt in range(1, tries + 1)):
+            try:
+                self._ray.init(**options)
+                return
+            except Exception as error:  # what it raises depends on how far it came
+                self._ray.shutdown()
+                if not last:
+                    continue
+                if self._address is None:
+                    problem, remedy = f"Ray does not start ({_one_line(error)})", "run with --engine local"
+                    raise FastmemError("engine", problem, remedy) from error
+                raise InputError("ray_address", f"{self._address} ({_one_line(error)})", _ADDRESS_REMEDY) from error
 
 
 class _Calls:
