@@ -120,10 +120,9 @@ class Job:
         return min(max(_BATCH_VALUES // math.prod(self.input_shape), _SMALLEST_BATCH), _LARGEST_BATCH)
 
     def common(self) -> dict[str, Any]:
-        """What decides the weights of every model, as ingredients of a content key."""
+        """What decides the weights of every model, whatever its training variant, as ingredients of a content key."""
         return {
             "pool": (self.x[: self.pool], self.y[: self.pool]),
-            "validation": self.validation,
             "normalisation": (self.mean, self.std),
             "model": self.model,
             "device": self.device,

@@ -303,6 +303,7 @@ def _cohort(config: CanaryConfig, training: Training, job: Job) -> Cohort:
 def _training_keys(members: Iterable[Member], training: Training, job: Job) -> Iterable[str]:
     common = content_key(
         **job.common(),
+        validation=job.validation if training.recipe.patience is not None else None,
         model_args=training.model_args,
         model_source=source_fingerprint("model", job.model) if is_import_path(job.model) else None,
         recipe={field.name: getattr(training.recipe, field.name) for field in fields(training.recipe)},

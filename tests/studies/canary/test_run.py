@@ -91,6 +91,7 @@ def test_workers_and_one_process_give_the_same_bytes(small_canary: SmallCanary, 
         ({"copies": "1,2"}, 6),
         ({"nulls": 8}, 6),
         ({"regularise": "none,dropout"}, 18),
+        ({"regularise": "early-stopping,none"}, 18),
         # What is asked of a model decides its scores, not its weights.
         ({"evaluation": "noise"}, 0),
         ({"controls": 4}, 0),
