@@ -110,10 +110,11 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     start = time.process_time()
-    result = measure(options.tests, options.pairs) | {"cpu_seconds": round(time.process_time() - start)}
+    result: dict[str, Any] = measure(options.tests, options.pairs) | {"cpu_seconds": round(time.process_time() - start)}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    for name, entry in result["variants"].items():
+    variants: dict[str, Any] = result["variants"]
+    for name, entry in variants.items():
         print(name, {key: entry["wilcoxon"][key] for key in ("ks_p", "at_most_0.05")}, entry["image_t_at_most_0.05"])
 
 

@@ -229,7 +229,8 @@ def _wilcoxon(difference: np.ndarray, alternative: str) -> float:
         return 1.0
     tied = len(np.unique(np.abs(difference))) < len(difference) or not difference.all()
     method = "asymptotic" if tied or len(difference) > _EXACT_RANKS else "exact"
-    return float(stats.wilcoxon(difference, alternative=alternative, method=method, zero_method="pratt").pvalue)
+    found: Any = stats.wilcoxon(difference, alternative=alternative, method=method, zero_method="pratt")
+    return float(found.pvalue)
 
 
 def _ratio(effect: float, spread: float) -> float:

@@ -49,7 +49,7 @@ class TaskReport:
 def train_and_score(job: Job, task: Task) -> TaskReport:
     """Does a task; its scores are on disk when this returns."""
     cohort = job.cohorts[task.group]
-    seconds = dict.fromkeys(("training", "queries", "divergences", "scores"), 0.0)
+    seconds: dict[str, float] = dict.fromkeys(("training", "queries", "divergences", "scores"), 0.0)
     found = {member: load_model(job, cohort, member) for member in task.rows} if job.save_models else {}
     states = {member: saved for member, saved in found.items() if saved is not None}
     missing = [member for member in task.rows if member not in states]
