@@ -63,15 +63,15 @@ def test_without_an_effect_it_is_at_chance(fitted: FittedAttack) -> None:
 
 
 def test_float64_separates_what_float32_has_rounded_to_one() -> None:
-    h = [logits(seed, 300, sure).astype(np.float32) for seed, sure in ((0, 30.0), (1, 24.0))]
+    h = [logits(seed, 300, sure).astype(np.float32) for seed, sure in ((0, 22.0), (1, 18.0))]
     p = [np.float32(softmax(part.astype(np.float32), axis=1)) for part in h]
     with pytest.warns(UserWarning, match="% of the shadow model's scores are tied"):
         published = MaxProb().fit(*p)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         finer = MaxProb().fit(*h, from_logits=True)
-    assert published.tied > 0.9 > finer.tied
-    assert evaluate_trust(published, p[0], {"": p[1]})[""].auc < 0.6
+    assert published.tied > 0.5 > 0.1 > finer.tied
+    assert evaluate_trust(published, p[0], {"": p[1]})[""].auc < 0.75
     assert evaluate_trust(finer, h[0], {"": h[1]}, from_logits=True)[""].auc > 0.95
 
 
