@@ -24,7 +24,7 @@ SMALL: dict[str, Any] = {
     "gan": GanRecipe(steps=6, batch_size=8, width=4, latent=8, grids=2, checkpoint_every=3),
     "calibrations": "label_smoothing,temperature,temperature_fit,ensemble",
     "ensemble_size": 2,
-    "false_members": 5,
+    "false_members": 1,
     "workers": 1,
 }
 

@@ -50,8 +50,9 @@ def test_a_run_leaves_every_file_and_consistent_numbers(trust_once: Path) -> Non
                 assert 0 <= entry["fpr"]["low"] <= entry["fpr"]["mean"] <= entry["fpr"]["high"] <= 1
                 assert entry["n_in"] == entry["n_out"] == 30
     stream = summary["stream"]
-    assert stream["found"] == 5
-    assert stream["rate"] == pytest.approx(5 / stream["drawn"])
+    # A generator of six steps may never be accused: then drawing ends at the limit.
+    assert stream["found"] == 1 or (stream["found"], stream["drawn"]) == (0, 1000)
+    assert stream["low"] <= stream["rate"] == stream["found"] / stream["drawn"] <= stream["high"]
     assert summary["attacks"]["max_prob"]["tpr_at_fpr"]["0.01"]["resolvable"] is False
 
 
@@ -91,7 +92,7 @@ def test_config_yaml_runs_the_same_study_again(finished_trust: Path) -> None:
 )
 @pytest.mark.usefixtures("without_report", "finished_trust")
 def test_a_change_costs_what_it_touches(small_trust: SmallTrust, change: dict[str, object], trained: int) -> None:
-    assert run_trust(small_trust(**change)).trained == trained
+    assert run_trust(small_trust(attacks="max_prob", **change)).trained == trained
 
 
 @pytest.mark.usefixtures("without_report")
@@ -168,7 +169,7 @@ def test_memorised_labels_are_found_and_the_controls_are_not(small_trust: SmallT
 @pytest.mark.usefixtures("without_report")
 def test_laplace_has_rows_of_its_own_and_trains_nothing(small_trust: SmallTrust, finished_trust: Path) -> None:
     pytest.importorskip("curvlinops", reason="the laplace extra is not installed")
-    result = run_trust(small_trust(calibrations="laplace", targets=2))
+    result = run_trust(small_trust(calibrations="laplace", attacks="max_prob"))
     assert result.trained == 0
     plain, laplace = (result.summary["calibrations"][key] for key in ("none", "laplace"))
     assert laplace["test_accuracy"]["mean"] == pytest.approx(plain["test_accuracy"]["mean"], abs=0.1)
