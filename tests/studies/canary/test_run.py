@@ -280,9 +280,9 @@ def test_a_black_box_that_knows_the_mark_is_found(small_canary: SmallCanary, tmp
     assert entry["rank_p"] == pytest.approx(1 / 7)
     assert entry["control_rank_p"] == pytest.approx(1 / 4)
     assert summary["answer"].startswith("This model looks as if it had learned the mark")
-    without = run_canary(small_canary(black_box="boxes:knows")).summary
+    without = run_canary(small_canary(black_box="boxes:knows", variants="every")).summary
     assert "log_ratio" not in without["own"]["variants"]
     for name, message in (("three", "answers 3 classes"), ("off", "do not sum to 1"), ("none", "has no")):
         with pytest.raises(InputError, match=message):
-            run_canary(small_canary(black_box=f"boxes:{name}", out=tmp_path / "refused"))
+            run_canary(small_canary(black_box=f"boxes:{name}", variants="every", out=tmp_path / "refused"))
     assert not (tmp_path / "refused").exists()
