@@ -10,6 +10,7 @@
 #include "common/dtype.h"
 #include "cpu/arguments.h"
 #include "cpu/isa.h"
+#include "cpu/pages.h"
 #include "cpu/thread_pool.h"
 
 namespace py = pybind11;
@@ -28,9 +29,6 @@ constexpr int64_t kGranule = 32;
 // A sum over rows is cut into this many tasks or more, if each has kRowsPerChunk rows or more; how
 // many threads there are does not matter, so that the result does not depend on it.
 constexpr int64_t kSumTasks = 64, kRowsPerChunk = 64;
-
-// Gradients of this many bytes or more do not stay in the caches anyway.
-constexpr int64_t kStreamBytes = int64_t{16} << 20;
 
 template <class T>
 T* pointer(uintptr_t address) {
@@ -125,6 +123,12 @@ void split_dimensions(KlDivBackward& args, const Operand& p, const Operand& q,
   }
 }
 
+int64_t bytes(const Operand& operand, size_t leading, DType dtype) {
+  int64_t elements = 1;
+  for (size_t dim = 0; dim <= leading; ++dim) elements *= operand.size(dim);
+  return elements * item_size(dtype);
+}
+
 // At most one of the wanted gradients is a sum.
 void differentiate(KlDivBackward args, const Operand& p, const Operand& q,
                    const py::tuple& grad_strides, size_t leading, DType dtype, int threads) {
@@ -136,8 +140,6 @@ void differentiate(KlDivBackward args, const Operand& p, const Operand& q,
   if (kept == 0) return;
   const auto kernels = FASTMEM_FOR_CURRENT_ISA(kl_div_backward);
   const int code = static_cast<int>(dtype);
-  const int64_t outputs = (args.dp != nullptr) + (args.dq != nullptr);
-  args.stream = outputs * kept * summed * args.classes * item_size(dtype) >= kStreamBytes;
   args.chunks = 1;
   if (args.summed_operand >= 0) {
     args.chunks = std::clamp((kSumTasks + kept - 1) / kept, int64_t{1},
@@ -181,6 +183,8 @@ void backward(uintptr_t grad, const py::tuple& grad_strides, uintptr_t p, const 
   args.shift = pointer<const void>(shift);
   args.dp = pointer<void>(dp);
   args.dq = pointer<void>(dq);
+  ask_for_large_pages(args.dp, bytes(of_p, leading, static_cast<DType>(dtype)));
+  ask_for_large_pages(args.dq, bytes(of_q, leading, static_cast<DType>(dtype)));
   args.classes = item(p_sizes, leading);
   args.p_class_stride = item(p_strides, leading);
   args.q_class_stride = item(q_strides, leading);

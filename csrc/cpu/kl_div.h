@@ -36,7 +36,6 @@ struct KlDivBackward {
   // partial [kept rows, chunks, classes].
   int64_t chunks;
   double* partial;
-  bool stream;  // whether gradients go past the caches
 };
 
 // By DType. Tasks [begin, end) of kept rows times chunks.

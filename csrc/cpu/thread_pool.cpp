@@ -1,9 +1,11 @@
 #include "cpu/thread_pool.h"
 
+#include <dlfcn.h>
 #include <pthread.h>
 #include <signal.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 #include <system_error>
@@ -118,14 +120,84 @@ class Pool {
   int workers_ = 0;
 };
 
+// Torch's own team of threads, through the OpenMP runtime that torch itself is linked against.
+//
+// For some milliseconds after an operator of torch its threads spin on their cores and wait for the
+// next one. Other threads would have to share these cores with them; the team is there at once. But
+// a team returns only when each of its threads has come and gone, so on a machine that others use
+// too it stands still until the last of them gets a core. Whenever that happens the team is left
+// alone for a while.
+class TorchTeam {
+ public:
+  bool run(Job& job, int threads) {
+    if (parallel_ == nullptr || forked_.load(std::memory_order_relaxed)) return false;
+    const int64_t start = now();
+    if (start < not_before_.load(std::memory_order_relaxed)) return false;
+    Call call{job, std::this_thread::get_id(), start};
+    parallel_(&Call::work, &call, static_cast<unsigned>(threads), 0);
+    const int64_t end = now(), waited = end - call.own_end;
+    if (waited > (call.own_end - start) / 2 + kPatience) {
+      const int64_t pause = std::min(2 * pause_.load(std::memory_order_relaxed), kLongestPause);
+      pause_.store(pause, std::memory_order_relaxed);
+      not_before_.store(end + pause, std::memory_order_relaxed);
+    } else {
+      pause_.store(kShortestPause, std::memory_order_relaxed);
+    }
+    return true;
+  }
+
+  void forget() { forked_.store(true); }
+
+ private:
+  struct Call {
+    Job& job;
+    std::thread::id caller;
+    int64_t own_end;
+
+    static void work(void* opaque) {
+      Call& call = *static_cast<Call*>(opaque);
+      call.job.work();
+      if (std::this_thread::get_id() == call.caller) call.own_end = now();
+    }
+  };
+
+  using Parallel = void (*)(void (*body)(void*), void* argument, unsigned threads, unsigned flags);
+
+  // Nanoseconds.
+  static constexpr int64_t kPatience = 200'000, kShortestPause = 5'000'000,
+                           kLongestPause = 1'000'000'000;
+
+  static int64_t now() {
+    return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
+  }
+
+  // The function into which compilers turn a parallel region; every OpenMP runtime has it.
+  static Parallel find() {
+    void* torch = dlopen("libtorch_cpu.so", RTLD_LAZY | RTLD_NOLOAD);
+    return torch == nullptr ? nullptr : reinterpret_cast<Parallel>(dlsym(torch, "GOMP_parallel"));
+  }
+
+  const Parallel parallel_ = find();
+  std::atomic<int64_t> not_before_{0}, pause_{kShortestPause};
+  std::atomic<bool> forked_{false};
+};
+
+TorchTeam& torch_team() {
+  static TorchTeam team;
+  return team;
+}
+
 std::atomic<Pool*> current_pool{nullptr};
 
-// Never destroyed: workers may wait on it while the process ends. A forked child has none of its
-// parent's threads and cannot trust the state of its locks, so it leaves the old pool behind.
+// A forked child has none of its parent's threads: it cannot trust the state of the old pool's
+// locks, and the runtime of torch would wait for its old team for ever.
+void forget_threads() {
+  current_pool.store(nullptr);
+  torch_team().forget();
+}
+
+// Never destroyed: workers may wait on it while the process ends.
 Pool& pool() {
-  static const int registered =
-      pthread_atfork(nullptr, nullptr, [] { current_pool.store(nullptr); });
-  static_cast<void>(registered);
   Pool* existing = current_pool.load(std::memory_order_acquire);
   if (existing != nullptr) return *existing;
   Pool* fresh = new Pool;
@@ -141,11 +213,13 @@ void run_parts(int threads, int64_t parts, void (*task)(void*, int64_t), void* c
     for (int64_t part = 0; part < parts; ++part) task(context, part);
     return;
   }
+  static const int registered = pthread_atfork(nullptr, nullptr, &forget_threads);
+  static_cast<void>(registered);
   Job job{.task = task,
           .context = context,
           .parts = parts,
           .wanted = static_cast<int>(std::min<int64_t>(threads, parts)) - 1};
-  pool().run(job);
+  if (!torch_team().run(job, threads)) pool().run(job);
 }
 
 }  // namespace fastmem::cpu

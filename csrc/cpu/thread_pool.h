@@ -1,4 +1,5 @@
-// Threads for the kernels: beside torch's own, without a second OpenMP runtime.
+// Threads for the kernels: torch's own where they are free, others beside them where not, and no
+// second OpenMP runtime.
 #pragma once
 
 #include <algorithm>

@@ -145,24 +145,6 @@ FASTMEM_INLINE void store_register_first(float* to, Register<float> x, int64_t c
 
 #endif
 
-// Past the caches if `to` is aligned to a register and its elements are stored as they are.
-template <class Stored, class R>
-FASTMEM_INLINE void stream_register(Stored* to, R x) {
-#if defined(__AVX512F__)
-  if constexpr (__is_same(Stored, float)) return _mm512_stream_ps(to, x);
-#elif defined(__AVX2__)
-  if constexpr (__is_same(Stored, float)) return _mm256_stream_ps(to, x);
-#endif
-  store_register(to, x);
-}
-
-// Makes what was streamed visible to other threads in order.
-FASTMEM_INLINE void end_of_streaming() {
-#if defined(__AVX2__)
-  _mm_sfence();
-#endif
-}
-
 // ---------------------------------------------------------------------------------------- all of N
 
 template <int N = 1, class Stored>

@@ -8,6 +8,8 @@ namespace fastmem::cpu::FASTMEM_ISA {
 namespace {
 
 constexpr int kRows = kLanes<float>;  // of a tile
+constexpr int kUnroll = 2;            // registers that are worked on side by side
+constexpr int kStep = kUnroll * kRows;
 constexpr int64_t kMaxFlatClasses = 64;
 constexpr float kLowestLogRatio = -50;
 
@@ -35,7 +37,7 @@ class Backward {
 
   void run(int64_t begin, int64_t end) {
     if (is_flat()) {
-      for (int64_t i = 0; i < kRows * args_.classes; ++i)
+      for (int64_t i = 0; i < kRows * (args_.classes + 1); ++i)
         row_of_[i] = static_cast<int32_t>(i / args_.classes);
     }
     if (args_.summed_operand < 0) {
@@ -44,7 +46,6 @@ class Backward {
       for (int64_t task = begin; task < end; ++task)
         summed(task / args_.chunks, task % args_.chunks);
     }
-    end_of_streaming();
   }
 
  private:
@@ -193,25 +194,25 @@ class Backward {
     const auto reference = load(tile.reference), centre = load(tile.centre),
                shift = load(tile.shift), factor = load(tile.factor), kl = load(tile.kl);
     const int64_t elements = count * args_.classes;
-    Vec<float> lowest = 0;
-    for (int64_t i = 0; i < elements; i += kRows) {
-      const int64_t left = elements - i;
-      const bool whole = left >= kRows;
-      const auto index = load_indices(row_of_ + i);
+    Vec<float, kUnroll> lowest = 0;
+    for (int64_t at = 0; at < elements; at += kStep) {
+      const int64_t left = elements - at;
+      const bool whole = left >= kStep;
       const auto spread = [&](Vec<float> x) __attribute__((always_inline)) {
-        Vec<float> y;
-        y.r[0] = look_up(x.r[0], index);
+        constexpr int N = kUnroll;
+        Vec<float, N> y;
+        FASTMEM_EACH_REGISTER(y, look_up(x.r[0], load_indices(row_of_ + at + i * kRows)));
         return y;
       };
-      const auto x = whole ? load(p + i) : load_first(p + i, left),
-                 y = whole ? load(q + i) : load_first(q + i, left);
-      const GradientRows<1> rows{spread(reference), spread(centre), spread(shift), spread(factor),
-                                 spread(kl)};
+      const auto x = whole ? load<kUnroll>(p + at) : load_first<kUnroll>(p + at, left),
+                 y = whole ? load<kUnroll>(q + at) : load_first<kUnroll>(q + at, left);
+      const GradientRows<kUnroll> rows{spread(reference), spread(centre), spread(shift),
+                                       spread(factor), spread(kl)};
       auto low = lowest;
       const auto gradient = gradients<kScaled>(x, y, rows, scale(), inverse(), low);
-      lowest = whole ? low : select(lanes_below<float, 1>(left), low, lowest);
-      write(to_dp, sums(Args::kDp), i, gradient.dp, left);
-      write(to_dq, sums(Args::kDq), i, gradient.dq, left);
+      lowest = whole ? low : select(lanes_below<float, kUnroll>(left), low, lowest);
+      write(to_dp, sums(Args::kDp), at, gradient.dp, left);
+      write(to_dq, sums(Args::kDq), at, gradient.dq, left);
     }
     if (any(!(lowest > kLowestLogRatio))) return false;
     if (args_.summed_operand >= 0) {
@@ -222,10 +223,11 @@ class Backward {
     return true;
   }
 
-  FASTMEM_INLINE void write(Stored* to, bool summed, int64_t i, Vec<float> x, int64_t left) {
-    if (summed) store(flat_ + i, x);
+  FASTMEM_INLINE void write(Stored* to, bool summed, int64_t at, Vec<float, kUnroll> x,
+                            int64_t left) {
+    if (summed) store(flat_ + at, x);
     if (to == nullptr) return;
-    left >= kRows ? store(to + i, x) : store_first(to + i, x, left);
+    left >= kStep ? store(to + at, x) : store_first(to + at, x, left);
   }
 
   static Register<int32_t> load_indices(const int32_t* from) {
@@ -270,24 +272,25 @@ class Backward {
   bool row(const Tile& tile, int64_t i, const Stored* p, const Stored* q, Stored* to_dp,
            Stored* to_dq) {
     const int64_t classes = args_.classes;
-    const GradientRows<1> rows{tile.reference[i], tile.centre[i], tile.shift[i], tile.factor[i],
-                               tile.kl[i]};
+    const GradientRows<kUnroll> rows{tile.reference[i], tile.centre[i], tile.shift[i],
+                                     tile.factor[i], tile.kl[i]};
     const float scale = this->scale(), inverse = this->inverse();
-    Vec<float> lowest = 0;
-    const auto part = [&](int64_t c, int64_t left) {
-      const auto low = lowest;
-      const auto gradient = gradients<kScaled>(load_first(p + c, left), load_first(q + c, left),
-                                               rows, scale, inverse, lowest);
-      lowest = select(lanes_below<float, 1>(left), lowest, low);
-      if (to_dp != nullptr) store_first(to_dp + c, gradient.dp, left);
-      if (to_dq != nullptr) store_first(to_dq + c, gradient.dq, left);
+    Vec<float, kUnroll> lowest = 0;
+    const auto part = [&](int64_t c, int64_t count) {
+      auto low = lowest;
+      const auto gradient =
+          gradients<kScaled>(load_first<kUnroll>(p + c, count), load_first<kUnroll>(q + c, count),
+                             rows, scale, inverse, low);
+      lowest = select(lanes_below<float, kUnroll>(count), low, lowest);
+      if (to_dp != nullptr) store_first(to_dp + c, gradient.dp, count);
+      if (to_dq != nullptr) store_first(to_dq + c, gradient.dq, count);
       if (args_.summed_operand >= 0)
-        store_first(gradient_ + c, sums(Args::kDp) ? gradient.dp : gradient.dq, left);
+        store_first(gradient_ + c, sums(Args::kDp) ? gradient.dp : gradient.dq, count);
     };
     int64_t c = 0;
-    for (; c + kRows <= classes; c += kRows) {
-      const auto gradient =
-          gradients<kScaled>(load(p + c), load(q + c), rows, scale, inverse, lowest);
+    for (; c + kStep <= classes; c += kStep) {
+      const auto gradient = gradients<kScaled>(load<kUnroll>(p + c), load<kUnroll>(q + c), rows,
+                                               scale, inverse, lowest);
       if (to_dp != nullptr) store(to_dp + c, gradient.dp);
       if (to_dq != nullptr) store(to_dq + c, gradient.dq);
       if (args_.summed_operand >= 0)
@@ -323,8 +326,9 @@ class Backward {
   double *total_, *exact_dp_, *exact_dq_;
   Stored* packed_;
   float *gradient_, *sum_;
-  alignas(64) int32_t row_of_[kRows * kMaxFlatClasses];
-  alignas(64) float flat_[kRows * kMaxFlatClasses];
+  // One register more than there are elements: the last step may reach beyond them.
+  alignas(64) int32_t row_of_[kRows * (kMaxFlatClasses + 1)];
+  alignas(64) float flat_[kRows * (kMaxFlatClasses + 1)];
   alignas(64) Stored copies_[2 * kRows * kMaxFlatClasses];
 };
 

@@ -79,7 +79,7 @@ class Forward {
   // short rows
 
   // Registers of rows that are worked on side by side.
-  static constexpr int kGroups = kVectorBytes == 64 ? 2 : 1;
+  static constexpr int kGroups = 2;
 
   struct Stage {
     alignas(64) float p[kLanes<float> * kMaxLaneClasses], q[kLanes<float> * kMaxLaneClasses];

@@ -11,7 +11,7 @@
 namespace fastmem::cpu::FASTMEM_ISA {
 
 // Registers that are worked on side by side.
-inline constexpr int kUnroll = kVectorBytes == 64 ? 2 : 1;
+inline constexpr int kUnroll = 2;
 
 inline constexpr int64_t kPilotClasses = 64;
 // Bounds how many numbers one lane adds up in float.
