@@ -84,6 +84,12 @@ void forward(uintptr_t p, const py::tuple& p_sizes, const py::tuple& p_strides, 
            [&](int64_t begin, int64_t end, void* scratch) { kernel(args, begin, end, scratch); });
 }
 
+void value(uintptr_t p, const py::tuple& p_sizes, const py::tuple& p_strides, uintptr_t q,
+           const py::tuple& q_sizes, const py::tuple& q_strides, int dtype, double temperature,
+           uintptr_t kl, int threads) {
+  forward(p, p_sizes, p_strides, q, q_sizes, q_strides, dtype, temperature, kl, 0, 0, 0, threads);
+}
+
 // Whether the gradient of this operand is a sum over rows of the other.
 bool is_shared(const Operand& operand, const Operand& other, size_t leading) {
   for (size_t dim = 0; dim < leading; ++dim) {
@@ -209,6 +215,9 @@ void bind_kl_div(py::module_& module) {
              py::arg("temperature"), py::arg("kl"), py::arg("lse_p"), py::arg("centre"),
              py::arg("shift"), py::arg("threads"),
              "KL of every row, and what the backward pass needs of it.");
+  module.def("kl_div_value", &value, py::arg("p"), py::arg("p_sizes"), py::arg("p_strides"),
+             py::arg("q"), py::arg("q_sizes"), py::arg("q_strides"), py::arg("dtype"),
+             py::arg("temperature"), py::arg("kl"), py::arg("threads"), "KL of every row alone.");
   module.def("kl_div_backward", &backward, py::arg("grad"), py::arg("grad_strides"), py::arg("p"),
              py::arg("p_sizes"), py::arg("p_strides"), py::arg("q"), py::arg("q_sizes"),
              py::arg("q_strides"), py::arg("dtype"), py::arg("kl"), py::arg("lse_p"),

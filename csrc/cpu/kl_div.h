@@ -10,7 +10,8 @@ struct KlDivForward {
   RowMap<2> rows;  // of p and q
   int64_t classes, p_class_stride, q_class_stride;
   double temperature;
-  // float64 for float64 logits, else float32; one element for each row, contiguous.
+  // float64 for float64 logits, else float32; one element for each row, contiguous. Without lse_p
+  // only kl is wanted.
   void *kl, *lse_p, *centre, *shift;
 };
 

@@ -41,9 +41,9 @@ def cuda_module() -> ModuleType:
     return _module("_cuda")
 
 
-def why_no_cpu() -> str | None:
-    """``None`` if the CPU kernels can run, else the reason why not."""
-    return _why_not_loaded("_cpu")
+def why_no_cpu(*functions: str) -> str | None:
+    """``None`` if the CPU kernels can run and have these functions, else the reason why not."""
+    return _why_not_loaded("_cpu", functions)
 
 
 def why_no_cuda() -> str | None:
@@ -54,11 +54,15 @@ def why_no_cuda() -> str | None:
     return reason
 
 
-def _why_not_loaded(name: str) -> str | None:
+def _why_not_loaded(name: str, functions: tuple[str, ...] = ()) -> str | None:
     try:
-        _module(name)
+        module = _module(name)
     except NativeUnavailable as error:
         return str(error)
+    # An editable install runs new Python code on the binary of an older build.
+    missing = [function for function in functions if not hasattr(module, function)]
+    if missing:
+        return f"fastmem.{name} is older than this package: it lacks {', '.join(missing)}; build it again (make native)"
     return None
 
 

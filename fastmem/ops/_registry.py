@@ -50,6 +50,7 @@ class Backend:
         supports: Takes the arguments of ``forward``: ``None`` if it accepts them, else the reason why not.
         forward: Computes the operator.
         backward: Computes its gradients, where the operator has any.
+        value: The first result of ``forward`` alone, where that is cheaper.
     """
 
     op: str
@@ -59,6 +60,7 @@ class Backend:
     supports: Callable[..., str | None]
     forward: Callable[..., Any]
     backward: Callable[..., Any] | None = None
+    value: Callable[..., Any] | None = None
 
 
 @dataclass

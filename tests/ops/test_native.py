@@ -9,12 +9,13 @@ import re
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
 
 import fastmem
-from fastmem.ops import _native
+from fastmem.ops import _native, _registry
 
 
 @pytest.fixture(params=["_cpu", "_cuda"])
@@ -87,6 +88,18 @@ def test_a_broken_binary_is_a_reason_and_not_a_crash(tmp_path: Path, monkeypatch
             _native.cpu_module()
     finally:
         _native._load.cache_clear()
+
+
+@pytest.mark.parametrize("op", _registry.operators())
+def test_a_binary_older_than_its_launchers_is_a_reason_too(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = _registry._implementations(op).backends["cpu"]
+    monkeypatch.setattr(_native, "_load", lambda name: types.ModuleType(name))
+    reason = backend.available() or ""
+    assert "fastmem._cpu is older than this package" in reason
+    source = Path(sys.modules[backend.forward.__module__].__file__ or "").read_text()
+    launched = set(re.findall(r"cpu_module\(\)\.(\w+)", source))
+    assert launched
+    assert all(function in reason for function in launched)
 
 
 def test_importing_fastmem_loads_no_native_module_and_no_cuda() -> None:

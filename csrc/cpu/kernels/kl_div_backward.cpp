@@ -2,6 +2,7 @@
 // longer rows one by one.
 #include "cpu/kernels/cursor.h"
 #include "cpu/kernels/kl_div_gradient.h"
+#include "cpu/kernels/wide.h"
 #include "cpu/kl_div.h"
 
 namespace fastmem::cpu::FASTMEM_ISA {
@@ -125,33 +126,50 @@ class Backward {
     return static_cast<const Value*>(values)[offsets[operand] + i * strides[operand]];
   }
 
+  // A saved number of each row, and zeros where the tile has fewer rows.
+  static FASTMEM_INLINE Vec<float> of_rows(const void* values, const Offsets& offsets,
+                                           const Offsets& strides, int operand, int64_t count) {
+    const float* first = static_cast<const float*>(values) + offsets[operand];
+    if (strides[operand] == 1) return count == kRows ? load(first) : load_first(first, count);
+    float lanes[kRows] = {};
+    for (int64_t i = 0; i < count; ++i) lanes[i] = first[i * strides[operand]];
+    return load(lanes);
+  }
+
   Tile prepare(const Offsets& offsets, const Offsets& strides, int64_t count) const {
     const double temperature = args_.temperature, inverse = 1 / temperature;
     const float scale = this->scale();
-    Tile tile = {};
-    double ratio[kRows] = {};
-    for (int64_t i = 0; i < count; ++i) {
-      const double grad = at<float>(args_.grad, offsets, strides, Args::kGrad, i);
-      const double lse_p = at<float>(args_.lse_p, offsets, strides, Args::kSaved, i);
-      const double difference =
-          static_cast<double>(at<float>(args_.centre, offsets, strides, Args::kSaved, i)) -
-          at<float>(args_.shift, offsets, strides, Args::kSaved, i);
-      const float top = static_cast<float>(lse_p * temperature);
-      tile.kl[i] = at<float>(args_.kl, offsets, strides, Args::kSaved, i);
-      tile.centre[i] = static_cast<float>(difference * temperature);
-      tile.shift[i] = static_cast<float>(tile.centre[i] * inverse - difference);
-      tile.reference[i] = Weights<float, 1>::reference(top, scale)[0];
-      tile.factor[i] =
-          static_cast<float>(__builtin_fabsf(tile.kl[i]) < kInfinity ? grad * inverse : kNaN);
-      ratio[i] = log_of_weight_unit(top, scale, temperature) - lse_p;
-      tile.exact |= __builtin_fabsf(top) * scale >= Weights<float, 1>::kLargestScaled;
+    const auto saved = [&](const void* values) __attribute__((always_inline)) {
+      return of_rows(values, offsets, strides, Args::kSaved, count);
+    };
+    constexpr int kHalves = kParts<float>;
+    Vec<double> lse_p[kHalves], difference[kHalves], low[kHalves], top[kHalves], centre[kHalves],
+        shift[kHalves], unit[kHalves];
+    widen(saved(args_.lse_p), lse_p);
+    widen(saved(args_.centre), difference);
+    widen(saved(args_.shift), low);
+    for (int i = 0; i < kHalves; ++i) {
+      difference[i] -= low[i];
+      top[i] = lse_p[i] * temperature;
+      centre[i] = difference[i] * temperature;
     }
-    for (int i = 0; i < kRows; i += kLanes<double>) {
-      double e[kLanes<double>];
-      store(e, exp2(load(ratio + i) * Constants<double>::kLog2E));
-      for (int k = 0; k < kLanes<double>; ++k)
-        tile.factor[i + k] = static_cast<float>(tile.factor[i + k] * e[k]);
+    const auto rounded_top = narrow(top), rounded_centre = narrow(centre), kl = saved(args_.kl);
+    widen(rounded_top, top);
+    widen(rounded_centre, centre);
+    log_of_weight_unit(rounded_top, scale, temperature, unit);
+    for (int i = 0; i < kHalves; ++i) {
+      shift[i] = centre[i] * inverse - difference[i];
+      unit[i] = (unit[i] - lse_p[i]) * Constants<double>::kLog2E;
     }
+    const auto grad = of_rows(args_.grad, offsets, strides, Args::kGrad, count);
+    const auto factor = grad * this->inverse() * exp2(narrow(unit));
+    Tile tile;
+    store(tile.reference, Weights<float, 1>::reference(rounded_top, scale));
+    store(tile.centre, rounded_centre);
+    store(tile.shift, narrow(shift));
+    store(tile.factor, select(abs(kl) < kInfinity, factor, kNaN));
+    store(tile.kl, kl);
+    tile.exact = any(abs(rounded_top) * scale >= Weights<float, 1>::kLargestScaled);
     return tile;
   }
 

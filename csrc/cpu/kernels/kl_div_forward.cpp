@@ -68,8 +68,9 @@ class Forward {
     ExactRow result =
         exact_row(packed_p(at.offset(0)), packed_q(at.offset(1)), args_.classes, args_.temperature);
     if (args_.classes == 1 && result.kl == result.kl) result.kl = 0;
-    const Result centre = static_cast<Result>(result.lse_difference);
     static_cast<Result*>(args_.kl)[row] = static_cast<Result>(result.kl);
+    if (args_.lse_p == nullptr) return;
+    const Result centre = static_cast<Result>(result.lse_difference);
     static_cast<Result*>(args_.lse_p)[row] = static_cast<Result>(result.lse_p);
     static_cast<Result*>(args_.centre)[row] = centre;
     static_cast<Result*>(args_.shift)[row] = static_cast<Result>(centre - result.lse_difference);

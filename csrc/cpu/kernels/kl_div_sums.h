@@ -31,6 +31,8 @@ FASTMEM_INLINE void finish_rows(const CentredSums<N>& sums, const KlDivForward& 
   const auto log = log1p_parts(mean_phi - mean_v);
   // Where the logarithm is small, its leading term cancels against the mean and leaves mean_phi.
   const auto kl = select(log.whole == 0, mean_phi, (mean_v + log.whole) + log.f) - log.bend;
+  store_first(static_cast<float*>(args.kl) + row, max(0, kl), count);
+  if (args.lse_p == nullptr) return;
   const auto shift =
       log.whole + (log.f - log.bend);  // logsumexp(p/T) - logsumexp(q/T) = centre/T - shift
   const auto log_weight = FASTMEM_ISA::log(sums.weight);
@@ -50,7 +52,6 @@ FASTMEM_INLINE void finish_rows(const CentredSums<N>& sums, const KlDivForward& 
     high[i] = static_cast<float>(difference);
     low[i] = static_cast<float>(high[i] - difference);
   }
-  store_first(static_cast<float*>(args.kl) + row, max(0, kl), count);
   store_first(static_cast<float*>(args.lse_p) + row, load<N>(lse_p), count);
   store_first(static_cast<float*>(args.centre) + row, load<N>(high), count);
   store_first(static_cast<float*>(args.shift) + row, load<N>(low), count);

@@ -10,6 +10,8 @@ backward pass of large operands is bound by the system handing out pages for the
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -20,25 +22,26 @@ from fastmem.ops._registry import Backend, register
 
 def forward(p: Tensor, q: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """KL, logsumexp of p/T, centre and shift of every row, each of the broadcast leading shape."""
-    shape = p.shape[:-1] if p.shape == q.shape else torch.broadcast_shapes(p.shape[:-1], q.shape[:-1])
-    dtype = accumulation_dtype(p.dtype)
-    kl, lse_p, centre, shift = (torch.empty(shape, dtype=dtype) for _ in range(4))
-    cpu_module().kl_div_forward(
-        p.data_ptr(),
-        p.shape,
-        p.stride(),
-        q.data_ptr(),
-        q.shape,
-        q.stride(),
-        DTYPE_CODES[p.dtype],
-        temperature,
-        kl.data_ptr(),
-        lse_p.data_ptr(),
-        centre.data_ptr(),
-        shift.data_ptr(),
-        torch.get_num_threads(),
-    )
+    kl, lse_p, centre, shift = (_row_results(p, q) for _ in range(4))
+    results = (result.data_ptr() for result in (kl, lse_p, centre, shift))
+    cpu_module().kl_div_forward(*_operands(p, q), temperature, *results, torch.get_num_threads())
     return kl, lse_p, centre, shift
+
+
+def value(p: Tensor, q: Tensor, temperature: float) -> Tensor:
+    """KL alone: where rows are short, finding memory for the rest takes as long as computing."""
+    kl = _row_results(p, q)
+    cpu_module().kl_div_value(*_operands(p, q), temperature, kl.data_ptr(), torch.get_num_threads())
+    return kl
+
+
+def _row_results(p: Tensor, q: Tensor) -> Tensor:
+    shape = p.shape[:-1] if p.shape == q.shape else torch.broadcast_shapes(p.shape[:-1], q.shape[:-1])
+    return torch.empty(shape, dtype=accumulation_dtype(p.dtype))
+
+
+def _operands(p: Tensor, q: Tensor) -> tuple[Any, ...]:
+    return p.data_ptr(), p.shape, p.stride(), q.data_ptr(), q.shape, q.stride(), DTYPE_CODES[p.dtype]
 
 
 def backward(
@@ -87,9 +90,10 @@ register(
         op="kl_div",
         name="cpu",
         priority=10,
-        available=why_no_cpu,
+        available=lambda: why_no_cpu("kl_div_forward", "kl_div_value", "kl_div_backward"),
         supports=_supports,
         forward=forward,
         backward=backward,
+        value=value,
     )
 )

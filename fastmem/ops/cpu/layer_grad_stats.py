@@ -68,7 +68,7 @@ register(
         op="layer_grad_stats",
         name="cpu",
         priority=10,
-        available=why_no_cpu,
+        available=lambda: why_no_cpu("layer_grad_stats"),
         supports=_supports,
         forward=forward,
     )

@@ -59,7 +59,7 @@ register(
         op="lira_moments",
         name="cpu",
         priority=10,
-        available=why_no_cpu,
+        available=lambda: why_no_cpu("lira_moments"),
         supports=_supports,
         forward=forward,
     )

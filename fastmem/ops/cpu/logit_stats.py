@@ -64,7 +64,7 @@ register(
         op="logit_stats",
         name="cpu",
         priority=10,
-        available=why_no_cpu,
+        available=lambda: why_no_cpu("logit_stats_forward", "logit_stats_backward"),
         supports=_supports,
         forward=forward,
         backward=backward,

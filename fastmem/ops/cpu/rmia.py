@@ -29,7 +29,7 @@ register(
         op="rmia",
         name="cpu",
         priority=10,
-        available=why_no_cpu,
+        available=lambda: why_no_cpu("rmia"),
         supports=_supports,
         forward=forward,
     )

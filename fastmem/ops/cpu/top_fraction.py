@@ -32,7 +32,7 @@ register(
         op="top_fraction",
         name="cpu",
         priority=10,
-        available=why_no_cpu,
+        available=lambda: why_no_cpu("top_k"),
         supports=_supports,
         forward=forward,
     )

@@ -43,7 +43,7 @@ register(
         op="weight_importance",
         name="cpu",
         priority=10,
-        available=why_no_cpu,
+        available=lambda: why_no_cpu("weight_importance"),
         supports=_supports,
         forward=forward,
     )
