@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from benchmarks import machine
-from benchmarks.table import render, update_readme
+from benchmarks.table import BUSY, render, update_readme
 
 _HERE = Path(__file__).parent
-_BUSY = 0.25
+_SUITES = sorted(path.stem.removeprefix("test_") for path in _HERE.glob("test_*.py"))
 
 
 def main() -> int:
     """Measure, then render; returns the exit status."""
     options = _options()
     load = machine.other_load(2.0)
-    if load > _BUSY and not options.busy:
+    if load > BUSY and not options.busy:
         print(
             f"Other processes use {load:.1f} cores of this machine, so ratios would mislead. "
             "Wait until it is quiet, or measure all the same with --busy (every row then says so).",
@@ -31,7 +31,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     raw = folder / "raw.json"
     arguments = [
-        str(_HERE),
+        *(str(_HERE / f"test_{suite}.py") for suite in options.suite or _SUITES),
         "-q",
         "--import-mode=importlib",
         "-p",
@@ -47,11 +47,14 @@ def main() -> int:
         f"--bench-only={options.only}",
     ]
     status = pytest.main(arguments)
+    if not raw.exists():
+        print("Nothing was measured: no case has a name like that.", file=sys.stderr)
+        return 2
     if status == 0:
         print(render(raw, folder, device=options.device))
-        raw.unlink()
         if options.readme:
             update_readme(_HERE.parent / "README.md", folder)
+    raw.unlink(missing_ok=True)
     return int(status)
 
 
@@ -62,6 +65,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seconds", type=float, default=0.5, help="seconds a contestant and lap (default: %(default)s)"
     )
+    parser.add_argument("--suite", action="append", choices=_SUITES, help="only this suite; may be repeated")
     parser.add_argument("--only", default="", metavar="TEXT", help="only the cases whose name contains TEXT")
     parser.add_argument("--out", type=Path, help="folder for the results (default: benchmarks/results/<machine>)")
     parser.add_argument("--busy", action="store_true", help="measure although other processes use the machine")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,14 @@ def ours(operator: str, run: Callable[..., Any], sample: tuple[Any, ...]) -> tup
         for name, remark in remarks.items()
         if name != "reference"
     )
+
+
+def peer(package: str, run: Callable[..., Any]) -> Contestant:
+    """Another package's way to compute a case, at the version that is installed, if any."""
+    try:
+        return Contestant(f"{package} {importlib.metadata.version(package)}", run)
+    except importlib.metadata.PackageNotFoundError:
+        return Contestant(package, run, reason_absent=f"{package} is not installed (pip install fastmem[bench])")
 
 
 def compiled(run: Callable[..., Any]) -> Callable[..., Any]:

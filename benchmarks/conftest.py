@@ -82,5 +82,4 @@ def describe(
         bytes=case.bytes,
         work=case.work,
         bandwidth=bandwidths[threads],
-        other_load=machine.other_load(0.1),
     )

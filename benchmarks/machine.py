@@ -36,20 +36,31 @@ def folder_name(device: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
 
 
-def other_load(seconds: float = 0.5) -> float:
-    """Processor cores that other processes are using at this moment (0.0 on a quiet machine)."""
-    stat = Path("/proc/stat")
-    if not stat.exists():
-        return os.getloadavg()[0]
+class OtherLoad:
+    """Processor cores that other processes use, on average since this was made (0.0 on a quiet machine)."""
 
-    def busy() -> float:
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._start = self._used()
+
+    def cores(self) -> float:
+        """The average so far; ticks of the system's clock limit it to what a tenth of a second can tell."""
+        return max(0.0, (self._used() - self._start) / (time.perf_counter() - self._began))
+
+    @staticmethod
+    def _used() -> float:
+        stat = Path("/proc/stat")
+        if not stat.exists():
+            return os.getloadavg()[0] * time.perf_counter()
         ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
-        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK")
+        return (sum(ticks) - ticks[3] - ticks[4]) / os.sysconf("SC_CLK_TCK") - time.process_time()
 
-    start, own, began = busy(), time.process_time(), time.perf_counter()
+
+def other_load(seconds: float = 0.5) -> float:
+    """Processor cores that other processes are using at this moment."""
+    load = OtherLoad()
     time.sleep(seconds)
-    used = busy() - start - (time.process_time() - own)
-    return max(0.0, used / (time.perf_counter() - began))
+    return load.cores()
 
 
 def read_bandwidth(threads: int) -> float:

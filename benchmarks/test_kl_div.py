@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import fastmem
-from benchmarks.cases import Case, Contestant, backward_of, compiled, ours
+from benchmarks.cases import Case, Contestant, backward_of, compiled, ours, peer
 from benchmarks.timing import measure
 
 _CPU_SHAPES = [(65536, 10), (8192, 1000), (512, 50257)]
@@ -22,6 +22,13 @@ def eager(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     """The usual way: two log-softmaxes and ``F.kl_div``."""
     log_p, log_q = F.log_softmax(p, -1), F.log_softmax(q, -1)
     return F.kl_div(log_q, log_p, log_target=True, reduction="none").sum(-1)
+
+
+def by_torchmetrics(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """Its divergence of each row wants normalised log-probabilities."""
+    from torchmetrics.functional.regression import kl_divergence
+
+    return kl_divergence(F.log_softmax(p, -1), F.log_softmax(q, -1), log_prob=True, reduction="none")
 
 
 def cases(device: str) -> list[Case]:
@@ -55,11 +62,11 @@ def _case(
         q = p + torch.randn(q_shape, generator=generator, device=device)
         return tuple(x.to(dtype).requires_grad_(gradient) for x in (p, q))  # type: ignore[return-value]
 
-    def contestant(name: str, forward: Callable[..., Any]) -> Contestant:
-        return Contestant(name, backward_of(forward) if gradient else forward)
+    def timed(forward: Callable[..., Any]) -> Callable[..., Any]:
+        return backward_of(forward) if gradient else forward
 
     sample = tuple(torch.empty((2, 1, p_shape[-1]), dtype=dtype, device=device) for _ in range(2))
-    forward = fastmem.kl_div
+    peers = (peer("torchmetrics", timed(by_torchmetrics)),) if p_shape == q_shape else ()  # it does not broadcast
     shape = str(q_shape) if p_shape == q_shape else f"{p_shape} x {q_shape}"
     dtype_name = str(dtype).removeprefix("torch.")
     values = math.prod(p_shape) + math.prod(q_shape)
@@ -71,9 +78,10 @@ def _case(
         bytes=values * dtype.itemsize * (2 if gradient else 1),
         inputs=inputs,
         contestants=(
-            contestant("eager", eager),
-            contestant("compile", compiled(eager)),
-            *ours("kl_div", backward_of(forward) if gradient else forward, sample),
+            Contestant("eager", timed(eager)),
+            Contestant("compile", timed(compiled(eager))),
+            *peers,
+            *ours("kl_div", timed(fastmem.kl_div), sample),
         ),
     )
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.machine import OtherLoad
+
 _L2_BYTES = 256 << 20
 
 
@@ -41,7 +43,10 @@ def copies_past_cache(tensors: tuple[torch.Tensor, ...]) -> Iterator[tuple[torch
 
 
 def measure(benchmark: Any, run: Callable[..., Any], tensors: tuple[torch.Tensor, ...], seconds: float) -> None:
-    """Run one contestant for about ``seconds`` through pytest-benchmark, one call a round."""
+    """Run one contestant for about ``seconds`` through pytest-benchmark, one call a round.
+
+    What other processes used of the machine meanwhile goes into the row.
+    """
     inputs = copies_past_cache(tensors)
     cost = _cost(run, tensors)
     rounds = max(5, min(400, int(seconds / max(cost, 1e-6))))
@@ -49,11 +54,13 @@ def measure(benchmark: Any, run: Callable[..., Any], tensors: tuple[torch.Tensor
         benchmark._timer = EventInstant
     # Small cases would measure the harness: several calls make a round of at least 200 microseconds.
     iterations = 1 if cost > 2e-4 else 1 + int(2e-4 / max(cost, 1e-7))
+    load = OtherLoad()
     if iterations > 1:
         fixed = next(inputs)
         benchmark.pedantic(run, args=fixed, rounds=max(5, rounds // iterations), iterations=iterations, warmup_rounds=2)
     else:
         benchmark.pedantic(run, setup=lambda: (next(inputs), {}), rounds=rounds, iterations=1, warmup_rounds=2)
+    benchmark.extra_info["other_load"] = load.cores()
 
 
 def _cost(run: Callable[..., Any], tensors: tuple[torch.Tensor, ...]) -> float:
