@@ -129,7 +129,7 @@ def opacus(mode: str, model: nn.Module, stats: tuple[str, ...]) -> Step:
     """Opacus, materialising by hooks, by functorch or by expanded weights ("ew")."""
     from opacus.grad_sample import wrap_model  # type: ignore[import-not-found]
 
-    wrapped = wrap_model(model, grad_sample_mode=mode, loss_reduction="sum", batch_first=True)
+    wrapped: Any = wrap_model(model, grad_sample_mode=mode, loss_reduction="sum", batch_first=True)
 
     def step(x: Tensor, y: Tensor) -> None:
         F.cross_entropy(wrapped(x), y, reduction="sum").backward()

@@ -11,6 +11,7 @@ noise images, but on records that are not evaluated afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -179,10 +180,9 @@ def require_package() -> Any:
     return laplace
 
 
-class _quiet(warnings.catch_warnings):  # noqa: N801
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
     """laplace-torch and curvlinops remark on their own internals."""
-
-    def __enter__(self) -> Any:
-        entered = super().__enter__()
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return entered
+        yield

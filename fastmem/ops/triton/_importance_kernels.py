@@ -16,7 +16,7 @@ import triton.language as tl
 
 @triton.jit
 def _pointer(table_ptr, column, TYPE: tl.constexpr):
-    return tl.load(table_ptr + column).to(tl.pointer_type(TYPE))
+    return tl.load(table_ptr + column).to(tl.pointer_type(TYPE))  # type: ignore[arg-type]
 
 
 @triton.jit

@@ -105,8 +105,10 @@ def split_trust(
             )
     if held_out < 2:
         raise InputError("held_out", f"{held_out} records", "give at least 2, with a smaller --pool or --test")
-    parts = train[:pool], other[:test], rest[:held_out]
-    return TrustSplit(*(_take(dataset, part) for part in parts), parts[0], parts[1])
+    index, test_index = train[:pool], other[:test]
+    return TrustSplit(
+        _take(dataset, index), _take(dataset, test_index), _take(dataset, rest[:held_out]), index, test_index
+    )
 
 
 def resolve_names(asked: Sequence[str], is_image: bool) -> tuple[str, ...]:
