@@ -6,6 +6,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from fastmem.studies.membership import Tables, evaluate
 __all__ = ["Estimate", "bytes_on_disk", "bytes_there", "estimate"]
 
 _MEASURED_STEPS = 8
+_MEASURED_SECONDS = 0.2
+_MOST_STEPS = 1 << 14
 _MEASURED_RECORDS = 256
 _OVERHEAD = 1 << 20  # headers, the report, the scores of a small run
 
@@ -123,12 +126,19 @@ def estimate(plan: AuditPlan) -> Estimate:
 
 def _step_seconds(job: Job) -> float:
     """Seconds a training step takes: the difference of two trainings, so that what comes once a model drops out."""
-    seconds = []
-    for steps in (1, 1, 1 + _MEASURED_STEPS):  # the first is the warm-up
-        start = time.perf_counter()
+    clock = _clock(job)
+
+    def seconds(steps: int) -> float:
+        start = clock()
         try_training(job, steps)
-        seconds.append(time.perf_counter() - start)
-    return max(seconds[2] - seconds[1], 1e-6) / _MEASURED_STEPS
+        return clock() - start
+
+    seconds(1)  # the warm-up
+    once, steps = seconds(1), _MEASURED_STEPS
+    # A step of a small network takes microseconds: enough of them to stand out from what else the machine does.
+    while (more := seconds(1 + steps) - once) < _MEASURED_SECONDS and steps < _MOST_STEPS:
+        steps *= 4
+    return max(more, 1e-6) / steps
 
 
 def _query_seconds(job: Job, cohort: Cohort) -> float:
@@ -137,9 +147,10 @@ def _query_seconds(job: Job, cohort: Cohort) -> float:
     table = cohort.tables[0]
     few = replace(table, x=table.x[:_MEASURED_RECORDS], y=table.y[:_MEASURED_RECORDS])
     query(job, network, few, cohort.name, 0)
-    start = time.perf_counter()
+    clock = _clock(job)
+    start = clock()
     query(job, network, few, cohort.name, 0)
-    return (time.perf_counter() - start) / len(few.x)
+    return (clock() - start) / len(few.x)
 
 
 def _attack_seconds(plan: AuditPlan) -> float:
@@ -158,10 +169,15 @@ def _attacks_on(plan: AuditPlan, records: int) -> float:
             signals = Signals(labels, keep, logits)
             # The run reads statistics, too.
             tables[table.group] = Signals(labels, keep, stats={name: signals.stat(name) for name in plan.job.stats})
-    start = time.perf_counter()
+    start = time.process_time()
     for attack in plan.attacks.values():
         evaluate(attack, Tables.of(tables), plan.targets, 0)
-    return time.perf_counter() - start
+    return time.process_time() - start
+
+
+def _clock(job: Job) -> Callable[[], float]:
+    """On the CPU what this process itself computes for, so that a machine busy with other things misleads nobody."""
+    return time.process_time if job.device == "cpu" else time.perf_counter
 
 
 def _memory(plan: AuditPlan) -> int:
