@@ -1,8 +1,10 @@
-"""Numbers from scores: ROC and its intervals, M scores and their nulls. Higher score = more likely a member, everywhere."""
+"""Numbers from scores: ROC and its intervals, Log-MIA, M scores and their nulls. Higher score = more likely a member."""
 
 from fastmem.metrics.audit import AuditMetrics, audit_metrics
 from fastmem.metrics.calibration import Reliability, expected_calibration_error, overconfidence_error, reliability
 from fastmem.metrics.intervals import clopper_pearson
+from fastmem.metrics.log_mia import LogMia, LogMiaValue, log_mia, log_mia_over_targets
+from fastmem.metrics.log_mia_null import log_mia_null, tp_from_log_mia
 from fastmem.metrics.m_score import LABEL_VARIANTS, VARIANTS, Answers, MScore, m_score, score_features
 from fastmem.metrics.membership import LEVELS, PRIORS, MembershipMetrics, TprAtFpr, level_key, membership_metrics
 from fastmem.metrics.memorisation import (
@@ -25,6 +27,8 @@ __all__ = [
     "Answers",
     "AuditMetrics",
     "DecisionRule",
+    "LogMia",
+    "LogMiaValue",
     "MScore",
     "MembershipMetrics",
     "MemorisationTest",
@@ -41,6 +45,9 @@ __all__ = [
     "fewest_errors",
     "image_tests",
     "level_key",
+    "log_mia",
+    "log_mia_null",
+    "log_mia_over_targets",
     "m_score",
     "membership_metrics",
     "memorisation_test",
@@ -51,6 +58,7 @@ __all__ = [
     "reliability",
     "roc",
     "score_features",
+    "tp_from_log_mia",
     "trust_metrics",
     "youden",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 
 from fastmem.attacks import Attack, make_attack
 from fastmem.engine import Engine, Plan, Task
-from fastmem.metrics import AuditMetrics, Roc, audit_metrics
+from fastmem.metrics import AuditMetrics, Roc, audit_metrics, log_mia_over_targets
 from fastmem.signals import Signals, stored_groups
 
 __all__ = ["Outcome", "Tables", "evaluate", "evaluate_stored", "open_tables"]
@@ -92,7 +92,7 @@ def evaluate(attack: Attack, tables: Tables, targets: Sequence[int], seed: int) 
     members = tables.pool.keep[list(targets)]
     metrics = audit_metrics(result.scores, members, seed=seed)
     controls, control_arrays = _controls(attack, tables, targets, seed)
-    numbers = metrics.to_dict()
+    numbers = {**metrics.to_dict(), "log_mia": log_mia_over_targets(result.scores, members)}
     ties = _mark_tied_levels(numbers["tpr_at_fpr"], metrics.pooled.roc)
     entry = {
         "title": attack.title,
@@ -145,7 +145,7 @@ def _controls(
     for name, (signals, population, rows) in runs.items():
         scores = attack(signals, rows, population if attack.needs_population else None)
         metrics = audit_metrics(scores, signals.keep[rows], seed=seed)
-        entries[name] = metrics.to_dict()
+        entries[name] = {**metrics.to_dict(), "log_mia": log_mia_over_targets(scores, signals.keep[rows])}
         arrays |= _curve(f"roc_{attack.key}__{name}", metrics.pooled.roc)
     return entries, arrays
 

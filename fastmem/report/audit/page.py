@@ -12,6 +12,7 @@ from fastmem.report import provenance
 from fastmem.report.artifacts import write_text
 from fastmem.report.audit import provenance as audit_provenance
 from fastmem.report.audit.figures import comparison_figure, histogram_figure, roc_figure
+from fastmem.report.audit.log_mia import log_mia_section
 from fastmem.report.audit.records import records
 from fastmem.report.audit.results import HEADLINE_LEVEL, AttackResult, control_tally
 from fastmem.report.audit.run import Run, load_run
@@ -50,6 +51,7 @@ def _sections(run: Run) -> list[Section]:
         _attacks(run),
         _curves(run),
         _scores(run),
+        log_mia_section(run),
         records(run),
         audit_provenance.training(run),
         audit_provenance.design(run),
