@@ -1,4 +1,4 @@
-"""The one door to torchvision, which does not always import beside a CPU build of torch.
+"""The one door to torchvision, which does not always import beside a CPU build of torch, and to what imports it.
 
 The public torchvision wheels for Linux are CUDA builds. Beside a CPU-only torch their native library fails to load
 without a word, and the import then stops at ``operator torchvision::nms does not exist``. Declaring the two missing
@@ -8,13 +8,14 @@ torchvision's own image codecs stay unavailable, and fastmem uses neither.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from types import ModuleType
 
 import torch
 
-__all__ = ["import_torchvision"]
+__all__ = ["import_torchvision", "import_transformers"]
 
 _NMS_SCHEMA = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 
@@ -45,3 +46,17 @@ def import_torchvision() -> ModuleType:
         _declarations.define(f"nms{_NMS_SCHEMA}")
         _declarations.define(f"qnms{_NMS_SCHEMA}")
     return importlib.import_module("torchvision")
+
+
+def import_transformers() -> ModuleType:
+    """Import transformers, whose models import torchvision wherever it is installed.
+
+    Returns:
+        The ``transformers`` module.
+
+    Raises:
+        ImportError: If transformers is not installed.
+    """
+    with contextlib.suppress(ImportError):  # it does without, but not with one that breaks half-way
+        import_torchvision()
+    return importlib.import_module("transformers")

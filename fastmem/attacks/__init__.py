@@ -11,6 +11,7 @@ from collections.abc import Callable
 from fastmem.attacks.membership.base import Attack, AttackResult
 from fastmem.attacks.membership.bayes import BASE
 from fastmem.attacks.membership.calibrated import Calibrated
+from fastmem.attacks.membership.few_shot import EpisodeTable, FewShot, FewShotResult, episodes
 from fastmem.attacks.membership.lira import LiRA
 from fastmem.attacks.membership.one_shadow import FittedAttack, NotFittedError
 from fastmem.attacks.membership.population import Population
@@ -32,7 +33,10 @@ __all__ = [
     "AttackResult",
     "Calibrated",
     "Entropy",
+    "EpisodeTable",
     "FalseMembers",
+    "FewShot",
+    "FewShotResult",
     "FittedAttack",
     "GlobalThreshold",
     "LiRA",
@@ -45,6 +49,7 @@ __all__ = [
     "TopK",
     "UniqueFeatureResult",
     "draw_false_members",
+    "episodes",
     "evaluate_trust",
     "make_attack",
     "unique_feature",

@@ -27,6 +27,7 @@ __all__ = [
     "rank_design",
     "split_around",
     "split_records",
+    "split_sizes",
 ]
 
 # A first audit should answer in minutes: more records only when they are asked for.
@@ -168,7 +169,7 @@ def split_records(
     in_train, in_test = len(dataset), len(dataset.test) if dataset.test is not None else 0
     if seed < 0:
         raise InputError("seed", f"{seed}", "give a non-negative integer")
-    pool, population, bystanders = _sizes(dataset.name, in_train, in_test, pool, population, bystanders)
+    pool, population, bystanders = split_sizes(dataset.name, in_train, in_test, pool, population, bystanders)
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(in_train), in_train + rng.permutation(in_test)])
     pool_index, rest = order[:pool], order[pool:]
@@ -248,9 +249,14 @@ def split_around(
     )
 
 
-def _sizes(
+def split_sizes(
     name: str, in_train: int, in_test: int, pool: int | None, population: int | None, bystanders: int | None
 ) -> tuple[int, int, int]:
+    """The sizes of pool, population and bystanders, those left out chosen as :func:`split_records` says.
+
+    Raises:
+        InputError: If they do not fit ``in_train`` records that may be trained on and ``in_test`` others.
+    """
     for argument, size, least in (("pool", pool, 2), ("population", population, 0), ("bystanders", bystanders, 0)):
         if size is not None and size < least:
             raise InputError(argument, f"{size}", f"give at least {least} records")
