@@ -97,6 +97,22 @@ examples:
   fastmem trust --data cifar10 --model resnet18 --calibrations laplace
   fastmem trust --generator package.module:function --false-members 10000"""
 
+_FEW_SHOT_HELP = """What leaks to an attacker who knows only a handful of members?
+
+Trains a model, tells an attacker of a few records whether the model trained on
+them, and asks about others: hundreds of times, for every number of known
+records and every method asked for. Beside stand the same attack on a model
+that never saw the records, on shuffled membership and on random features,
+simple thresholds that know as many records, and shadow-model attacks on the
+same model, each with what it had to be told and what it found. A run that was
+interrupted continues when the same command is given again.
+
+examples:
+  fastmem few-shot                 scikit-learn's digits
+  fastmem few-shot --data cifar10 --model cnn --recipe.stop-at-train-accuracy 0.6
+  fastmem few-shot --task text --text book.txt --variants simpleshot,tim
+  fastmem few-shot --features saved.npz --shots 5,10 --episodes 500"""
+
 _REPORT_HELP = """usage: fastmem report DIR
 
 Draws report.html of a finished run again, from its summary.json, scores.csv and report_data.npz.
@@ -263,6 +279,28 @@ def _trust(arguments: list[str]) -> None:
     _print_results(result.summary, str(result.run_dir), trust_table(result.summary))
 
 
+def _few_shot(arguments: list[str]) -> None:
+    from fastmem.studies.few_shot.config import OPTION_GROUPS, FewShotConfig
+    from fastmem.studies.options import add_options, from_options, parse, to_yaml
+
+    parser = _parser("few-shot", _FEW_SHOT_HELP)
+    _run_options(parser)
+    add_options(parser, FewShotConfig, OPTION_GROUPS)
+    options = parse(parser, arguments)
+    config = from_options(FewShotConfig, options)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return
+    _check_run_options(options)
+
+    from fastmem.report.few_shot import few_shot_table
+    from fastmem.studies.few_shot import run_few_shot
+    from fastmem.studies.terminal import Terminal
+
+    result = run_few_shot(config, options.fresh, Terminal())
+    _print_results(result.summary, str(result.run_dir), few_shot_table(result.summary))
+
+
 def _attack(arguments: list[str]) -> None:
     from fastmem.studies.attack.config import OPTION_GROUPS, AttackConfig
     from fastmem.studies.options import add_options, from_options, parse, to_yaml
@@ -315,6 +353,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "audit": ("who is in the training set? train shadow models, attack them, write a report", _audit),
     "canary": ("does a mark seen once in training leave a trace? M score of seed-matched pairs", _canary),
     "trust": ("can prediction-score attacks be believed? other non-members, fakes, calibration", _trust),
+    "few-shot": ("how much leaks to an attacker who knows only a handful of members?", _few_shot),
     "attack": ("the same attacks on logits or signals that you already have", _attack),
     "report": ("draw the report of a finished run again", _report),
     "info": ("versions, devices, and the backend of each operator with the reason", _info),

@@ -7,6 +7,7 @@ from pathlib import Path
 from fastmem.report.artifacts import load_summary
 from fastmem.report.audit import write_audit_report
 from fastmem.report.canary import write_canary_report
+from fastmem.report.few_shot import write_few_shot_report
 from fastmem.report.trust import write_trust_report
 
 __all__ = ["write_report"]
@@ -15,6 +16,7 @@ _WRITERS = {
     "audit": write_audit_report,
     "attack": write_audit_report,
     "canary": write_canary_report,
+    "few-shot": write_few_shot_report,
     "trust": write_trust_report,
 }
 

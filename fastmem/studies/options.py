@@ -50,7 +50,7 @@ def add_options(parser: ArgumentParser, config: type, groups: Mapping[str, Seque
         if isinstance(kind, type) and dataclasses.is_dataclass(kind):
             group = parser.add_argument_group(field.name.capitalize(), _documentation(config)[field.name])
             own = field.default_factory() if callable(field.default_factory) else field.default
-            _add_fields(group, kind, [inner.name for inner in dataclasses.fields(kind)], f"{field.name}.", own)
+            _add_fields(group, kind, [inner.name for inner in dataclasses.fields(kind)], f"{_dash(field.name)}.", own)
 
 
 def from_options(config: type[Config], options: Any) -> Config:
@@ -106,7 +106,7 @@ def _add_fields(group: Any, config: type, names: Sequence[str], prefix: str = ""
         default = field.default_factory() if callable(field.default_factory) else field.default
         if defaults is not None:
             default = getattr(defaults, name)
-        option = f"--{prefix}{name.replace('_', '-')}"
+        option = f"--{prefix}{_dash(name)}"
         text = help_texts[name]
         if default is not None and default != {} and default != () and not isinstance(default, bool):
             text += " (%(default)s)"
@@ -117,6 +117,10 @@ def _add_fields(group: Any, config: type, names: Sequence[str], prefix: str = ""
             kind = str if typing.get_origin(kinds[name]) is typing.Literal else kinds[name]
             metavar = name.rpartition("_")[2].upper()
             group.add_argument(option, type=kind, default=default, help=text, metavar=metavar)
+
+
+def _dash(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _documentation(config: type) -> dict[str, str]:
