@@ -7,8 +7,8 @@ exit code 2; a traceback is a bug of fastmem, and ``--debug`` shows the others t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastmem.errors import FastmemError, InputError, UnknownNameError
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["main"]
+
+Config = TypeVar("Config")
 
 _HEAD = """usage: fastmem COMMAND [options]
 
@@ -179,17 +181,32 @@ def _run_options(parser: ArgumentParser) -> None:
     )
 
 
-def _check_run_options(options: Any) -> None:
-    if options.fresh and options.resume:
-        raise InputError("fresh", "given beside --resume", "give one of them")
-
-
-def _audit(arguments: list[str]) -> None:
-    from fastmem.studies.audit.config import OPTION_GROUPS, AuditConfig
+def _read(
+    command: str,
+    description: str,
+    config_class: type[Config],
+    groups: Mapping[str, Sequence[str]],
+    arguments: list[str],
+    *more: Callable[[ArgumentParser], None],
+) -> tuple[Config, Any] | None:
+    """The config that a command line asks for, and its other options; None where it was only to be printed."""
     from fastmem.studies.options import add_options, from_options, parse, to_yaml
 
-    parser = _parser("audit", _AUDIT_HELP)
-    _run_options(parser)
+    parser = _parser(command, description)
+    for add in more:
+        add(parser)
+    add_options(parser, config_class, groups)
+    options = parse(parser, arguments)
+    config = from_options(config_class, options)
+    if options.print_config:
+        print(to_yaml(config), end="")
+        return None
+    if _run_options in more and options.fresh and options.resume:
+        raise InputError("fresh", "given beside --resume", "give one of them")
+    return config, options
+
+
+def _audit_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -201,13 +218,15 @@ def _audit(arguments: list[str]) -> None:
         help="train and query every N-th model only, from the I-th on, beside other shards; when all have ended, the "
         "same command without --shard attacks and reports",
     )
-    add_options(parser, AuditConfig, OPTION_GROUPS)
-    options = parse(parser, arguments)
-    config = from_options(AuditConfig, options)
-    if options.print_config:
-        print(to_yaml(config), end="")
+
+
+def _audit(arguments: list[str]) -> None:
+    from fastmem.studies.audit.config import OPTION_GROUPS, AuditConfig
+
+    read = _read("audit", _AUDIT_HELP, AuditConfig, OPTION_GROUPS, arguments, _run_options, _audit_options)
+    if read is None:
         return
-    _check_run_options(options)
+    config, options = read
 
     from fastmem.report.audit import audit_table
     from fastmem.studies.audit import run_audit, run_shard
@@ -237,17 +256,11 @@ def _audit(arguments: list[str]) -> None:
 
 def _canary(arguments: list[str]) -> None:
     from fastmem.studies.canary.config import OPTION_GROUPS, CanaryConfig
-    from fastmem.studies.options import add_options, from_options, parse, to_yaml
 
-    parser = _parser("canary", _CANARY_HELP)
-    _run_options(parser)
-    add_options(parser, CanaryConfig, OPTION_GROUPS)
-    options = parse(parser, arguments)
-    config = from_options(CanaryConfig, options)
-    if options.print_config:
-        print(to_yaml(config), end="")
+    read = _read("canary", _CANARY_HELP, CanaryConfig, OPTION_GROUPS, arguments, _run_options)
+    if read is None:
         return
-    _check_run_options(options)
+    config, options = read
 
     from fastmem.report.canary import canary_table
     from fastmem.studies.canary import run_canary
@@ -258,18 +271,12 @@ def _canary(arguments: list[str]) -> None:
 
 
 def _trust(arguments: list[str]) -> None:
-    from fastmem.studies.options import add_options, from_options, parse, to_yaml
     from fastmem.studies.trust.config import OPTION_GROUPS, TrustConfig
 
-    parser = _parser("trust", _TRUST_HELP)
-    _run_options(parser)
-    add_options(parser, TrustConfig, OPTION_GROUPS)
-    options = parse(parser, arguments)
-    config = from_options(TrustConfig, options)
-    if options.print_config:
-        print(to_yaml(config), end="")
+    read = _read("trust", _TRUST_HELP, TrustConfig, OPTION_GROUPS, arguments, _run_options)
+    if read is None:
         return
-    _check_run_options(options)
+    config, options = read
 
     from fastmem.report.trust import trust_table
     from fastmem.studies.terminal import Terminal
@@ -281,17 +288,11 @@ def _trust(arguments: list[str]) -> None:
 
 def _few_shot(arguments: list[str]) -> None:
     from fastmem.studies.few_shot.config import OPTION_GROUPS, FewShotConfig
-    from fastmem.studies.options import add_options, from_options, parse, to_yaml
 
-    parser = _parser("few-shot", _FEW_SHOT_HELP)
-    _run_options(parser)
-    add_options(parser, FewShotConfig, OPTION_GROUPS)
-    options = parse(parser, arguments)
-    config = from_options(FewShotConfig, options)
-    if options.print_config:
-        print(to_yaml(config), end="")
+    read = _read("few-shot", _FEW_SHOT_HELP, FewShotConfig, OPTION_GROUPS, arguments, _run_options)
+    if read is None:
         return
-    _check_run_options(options)
+    config, options = read
 
     from fastmem.report.few_shot import few_shot_table
     from fastmem.studies.few_shot import run_few_shot
@@ -301,18 +302,18 @@ def _few_shot(arguments: list[str]) -> None:
     _print_results(result.summary, str(result.run_dir), few_shot_table(result.summary))
 
 
+def _list_option(parser: ArgumentParser) -> None:
+    parser.add_argument("--list", action="store_true", help="list the attacks and stop")
+
+
 def _attack(arguments: list[str]) -> None:
     from fastmem.studies.attack.config import OPTION_GROUPS, AttackConfig
-    from fastmem.studies.options import add_options, from_options, parse, to_yaml
 
-    parser = _parser("attack", _ATTACK_HELP)
-    parser.add_argument("--list", action="store_true", help="list the attacks and stop")
-    add_options(parser, AttackConfig, OPTION_GROUPS)
-    options = parse(parser, arguments)
-    config = from_options(AttackConfig, options)
-    if options.print_config:
-        print(to_yaml(config), end="")
+    read = _read("attack", _ATTACK_HELP, AttackConfig, OPTION_GROUPS, arguments, _list_option)
+    if read is None:
         return
+    config, options = read
+
     if options.list:
         from fastmem.attacks import ATTACKS, make_attack
 
