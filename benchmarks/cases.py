@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -75,11 +76,12 @@ def ours(operator: str, run: Callable[..., Any], sample: tuple[Any, ...]) -> tup
 
 
 def peer(package: str, run: Callable[..., Any]) -> Contestant:
-    """Another package's way to compute a case, at the version that is installed, if any."""
+    """Another package's way to compute a case, at the version that is installed, if it is and loads."""
     try:
-        return Contestant(f"{package} {importlib.metadata.version(package)}", run)
-    except importlib.metadata.PackageNotFoundError:
-        return Contestant(package, run, reason_absent=f"{package} is not installed (pip install fastmem[bench])")
+        importlib.import_module(package)
+    except Exception as error:  # whatever keeps a stranger's package from loading keeps it out of the race
+        return Contestant(package, run, reason_absent=f"{package} does not load: {error}")
+    return Contestant(f"{package} {importlib.metadata.version(package)}", run)
 
 
 def compiled(run: Callable[..., Any]) -> Callable[..., Any]:
