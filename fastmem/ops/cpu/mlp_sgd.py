@@ -61,7 +61,7 @@ register(
         op="mlp_sgd",
         name="cpu",
         priority=10,
-        available=why_no_cpu,
+        available=lambda: why_no_cpu("mlp_sgd"),
         supports=_supports,
         forward=forward,
     )

@@ -58,7 +58,7 @@ register(
         op="relu_max_pool",
         name="cpu",
         priority=10,
-        available=why_no_cpu,
+        available=lambda: why_no_cpu("relu_max_pool"),
         supports=_supports,
         forward=forward,
         backward=backward,
