@@ -95,6 +95,8 @@ class RunFolder:
                 )
             self._remove_leftovers()
             yield
+            # Again: an engine goes on where one of its workers was killed.
+            self._remove_leftovers()
 
     @contextlib.contextmanager
     def joined(self, shard: str, prepare: Callable[[bool], Prepared]) -> Iterator[Prepared]:

@@ -68,6 +68,14 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "summary.json"]
 
 
+def test_what_a_worker_killed_during_the_run_leaves_is_removed_at_its_end(tmp_path: Path) -> None:
+    with RunFolder(tmp_path).locked():
+        (tmp_path / "models").mkdir()
+        (tmp_path / "models" / ".0003.safetensors.x1y2.part").write_bytes(b"half of a model")
+        (tmp_path / "models" / "0002.safetensors").write_bytes(b"a model")
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["0002.safetensors"]
+
+
 def test_a_path_that_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"^out: .*cannot be written"), RunFolder(tmp_path / "file" / "run").locked():
