@@ -6,7 +6,7 @@ the batch. Logits leave the device only if they are asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -54,7 +54,7 @@ def query_model(
         InputError: if the model is elsewhere, returns something else than [B, C], or returns NaN or infinite logits
             (how many records, and the first); if labels and records disagree or a label is out of range.
     """
-    return query_models([model], x, y, queries, stats, normalisation, batch_size, device)[0]
+    return _query({"model": model}, x, y, queries, stats, normalisation, batch_size, device)[0]
 
 
 def query_models(
@@ -85,19 +85,34 @@ def query_models(
         One dictionary a model, in order.
 
     Raises:
-        InputError: As :func:`query_model`; or there is no model.
+        InputError: As :func:`query_model`, where ``models[i]`` says which of them it was; or there is no model.
     """
+    named = {f"models[{place}]": model for place, model in enumerate(models)}
+    return _query(named, x, y, queries, stats, normalisation, batch_size, device)
+
+
+def _query(
+    models: Mapping[str, nn.Module],
+    x: Tensor,
+    y: Tensor,
+    queries: Sequence[Callable[[Tensor], Tensor]],
+    stats: Sequence[str],
+    normalisation: tuple[Tensor, Tensor] | None,
+    batch_size: int,
+    device: torch.device | str | None,
+) -> list[dict[str, np.ndarray]]:
+    """Models by what errors call them."""
     names = tuple(dict.fromkeys(name if name == "logits" else canonical_name(name) for name in stats))
     _check_inputs(x, y, queries, names, batch_size)
     if not models:
         raise InputError("models", "none given", "give at least one")
-    where = {_device_of(model, device) for model in models}
+    where = {_device_of(model, device) for model in models.values()}
     if len(where) > 1:
         raise InputError("models", f"they are on {', '.join(sorted(map(str, where)))}", "move them to one device")
     device = where.pop()
-    answers = [_Answers(model, names, len(x), len(queries), device) for model in models]
+    answers = [_Answers(called, model, names, len(x), len(queries), device) for called, model in models.items()]
     with ExitStack() as stack:
-        for model in models:
+        for model in models.values():
             stack.enter_context(_answering(model, device))
         for start in range(0, len(x), batch_size):
             rows = slice(start, start + batch_size)
@@ -117,8 +132,15 @@ class _Answers:
     """What one model said so far."""
 
     def __init__(
-        self, model: nn.Module, names: tuple[str, ...], num_samples: int, num_queries: int, device: torch.device
+        self,
+        called: str,
+        model: nn.Module,
+        names: tuple[str, ...],
+        num_samples: int,
+        num_queries: int,
+        device: torch.device,
     ) -> None:
+        self._called = called
         self._model = model
         self._names = names
         self._out: dict[str, Tensor] = {}
@@ -126,7 +148,7 @@ class _Answers:
         self._format = torch.channels_last if getattr(model, "channels_last", False) else torch.contiguous_format
 
     def add(self, rows: slice, inputs: Iterable[Tensor], target: Tensor, labels: Tensor) -> None:
-        logits = _stack([self._model(self._laid_out(view)) for view in inputs], len(target))
+        logits = _stack(self._called, [self._model(self._laid_out(view)) for view in inputs], len(target))
         if not self._out:
             _check_labels(labels, logits.shape[-1])
             self._out = {name: _buffer(name, len(labels), logits) for name in self._names}
@@ -137,7 +159,7 @@ class _Answers:
             self._out[name][rows].copy_(values[name], non_blocking=True)
 
     def result(self) -> dict[str, np.ndarray]:
-        _check_finite(self._broken)  # waits for the device: after this the buffers are filled
+        _check_finite(self._called, self._broken)  # waits for the device: after this the buffers are filled
         return {name: values.numpy() for name, values in self._out.items()}
 
     def _laid_out(self, view: Tensor) -> Tensor:
@@ -161,13 +183,13 @@ def _answering(model: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = True
 
 
-def _stack(answers: list[Tensor], batch: int) -> Tensor:
+def _stack(called: str, answers: list[Tensor], batch: int) -> Tensor:
     for answer in answers:
         if not isinstance(answer, Tensor) or answer.ndim != 2 or answer.shape[0] != batch or answer.shape[1] < 2:
             shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-            raise InputError("model", f"answers a batch of {batch} with {shape}", "return logits [B, C], C at least 2")
+            raise InputError(called, f"answers a batch of {batch} with {shape}", "return logits [B, C], C at least 2")
         if not answer.is_floating_point():
-            raise InputError("model", f"answers in {answer.dtype}", "return floating-point logits")
+            raise InputError(called, f"answers in {answer.dtype}", "return floating-point logits")
     return torch.stack(answers, dim=1)
 
 
@@ -212,12 +234,12 @@ def _check_labels(y: Tensor, num_classes: int) -> None:
         raise InputError("y", f"label {wrong} for a model of {num_classes} classes", f"give 0..{num_classes - 1}")
 
 
-def _check_finite(broken: Tensor) -> None:
+def _check_finite(called: str, broken: Tensor) -> None:
     count = int(broken.sum())
     if count:
         record, query = (int(index) for index in broken.nonzero()[0])
         raise InputError(
-            "model",
+            called,
             f"NaN or infinite logits in {count} of {broken.numel()} answers, first for record {record}, query {query}",
             "the training has diverged: lower the learning rate, or leave this model out",
         )

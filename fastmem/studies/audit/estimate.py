@@ -146,10 +146,10 @@ def _query_seconds(job: Job, cohort: Cohort) -> float:
     network = build(job, 0).to(job.device)
     table = cohort.tables[0]
     few = replace(table, x=table.x[:_MEASURED_RECORDS], y=table.y[:_MEASURED_RECORDS])
-    query(job, network, few, cohort.name, 0)
+    query(job, {0: network}, few, cohort.name)
     clock = _clock(job)
     start = clock()
-    query(job, network, few, cohort.name, 0)
+    query(job, {0: network}, few, cohort.name)
     return (clock() - start) / len(few.x)
 
 

@@ -9,7 +9,7 @@ may run any number of times, in several places at once.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from fastmem.data import make_queries
 from fastmem.engine import Task
 from fastmem.errors import FastmemError, InputError, StoreError
 from fastmem.models import build_model
-from fastmem.signals.query import query_model
+from fastmem.signals.query import query_models
 from fastmem.studies.audit.job import Cohort, Job, Table
 from fastmem.studies.audit.store import load_saved, save, writer_in_task
 from fastmem.studies.tensors import as_tensor
@@ -40,8 +40,11 @@ def train_and_query(job: Job, task: Task) -> TaskReport:
     """Does a task; its rows are in the store when this returns."""
     cohort = job.cohorts[task.group]
     writers = [(writer_in_task(job, table), table) for table in cohort.tables]
+    # By model, the places of the tables in which its row is missing.
     unanswered = {
-        model: [(writer, table) for writer, table in writers if not writer.is_complete(model, table.keys[model])]
+        model: [
+            place for place, (writer, table) in enumerate(writers) if not writer.is_complete(model, table.keys[model])
+        ]
         for model in task.rows
     }
     saved = {model: load_saved(job, cohort, model) for model in task.rows if cohort.keeps(model)}
@@ -50,16 +53,13 @@ def train_and_query(job: Job, task: Task) -> TaskReport:
     if cohort.given in wanted:
         raise StoreError(job.models, "the saved copy of the audited model is not there", "run the same command again")
     states |= train(job, cohort, wanted)
-    for model, tables in unanswered.items():
-        # A GPU does not give the same bits twice: all rows are of the model that is saved.
-        tables = writers if model in wanted else tables
-        if not tables:
-            continue
-        network = build(job, seed=0)
-        load_into(network, states[model])
-        network.to(job.device)
-        for writer, table in tables:
-            writer.write_row(model, query(job, network, table, cohort.name, model), table.keys[model])
+    # A GPU does not give the same bits twice: all rows are of the model that is saved.
+    asked = {model: range(len(writers)) if model in wanted else places for model, places in unanswered.items()}
+    networks = {model: _network(job, states[model]) for model, places in asked.items() if places}
+    for place, (writer, table) in enumerate(writers):
+        here = {model: network for model, network in networks.items() if place in asked[model]}
+        for model, row in query(job, here, table, cohort.name).items():
+            writer.write_row(model, row, table.keys[model])
     return TaskReport(len(task.rows), len(wanted))
 
 
@@ -120,11 +120,13 @@ def build(job: Job, seed: int) -> nn.Module:
     return build_model(job.model, job.input_shape, job.num_classes, seed, **job.model_args)
 
 
-def query(job: Job, network: nn.Module, table: Table, cohort: str, model: int) -> dict[str, np.ndarray]:
-    """What a network says about the records of a table."""
+def query(job: Job, networks: Mapping[int, nn.Module], table: Table, cohort: str) -> dict[int, dict[str, np.ndarray]]:
+    """What networks, by the number of their model, say about the records of a table: in one pass over these."""
+    if not networks:
+        return {}
     try:
-        return query_model(
-            network,
+        rows = query_models(
+            list(networks.values()),
             as_tensor(table.x),
             as_tensor(table.y),
             make_queries(job.queries),
@@ -134,4 +136,12 @@ def query(job: Job, network: nn.Module, table: Table, cohort: str, model: int) -
             device=job.device,
         )
     except InputError as error:
-        raise FastmemError(f"{cohort} model {model}", error.problem, error.remedy) from error
+        named = {f"models[{place}]": f"{cohort} model {model}" for place, model in enumerate(networks)}
+        raise FastmemError(named.get(error.argument, cohort), error.problem, error.remedy) from error
+    return dict(zip(networks, rows, strict=True))
+
+
+def _network(job: Job, state: Mapping[str, Tensor]) -> nn.Module:
+    network = build(job, seed=0)
+    load_into(network, state)
+    return network.to(job.device)
