@@ -202,11 +202,9 @@ class Forward {
           weighed = this->p(at.offset(0));
           top = weigh(p);
         }
-        summed = LongRow<Stored, kScaled, true>(p, q, weights(), args_.classes, args_.temperature)
-                     .sum(top, sums);
+        summed = sum_row<kScaled, true>(p, q, weights(), top, sums);
       } else {
-        summed = LongRow<Stored, kScaled, false>(p, q, nullptr, args_.classes, args_.temperature)
-                     .sum(0, sums);
+        summed = sum_row<kScaled, false>(p, q, nullptr, 0, sums);
       }
       const int64_t lane = (row - begin) % kRows;
       tile.exact[lane] = !summed;
@@ -218,6 +216,21 @@ class Forward {
       if (lane == kRows - 1 || row == end - 1) flush(tile, row - lane, lane + 1);
       if (row + 1 < end) at.advance(1);
     }
+  }
+
+  // False if the row needs the exact form.
+  template <bool kScaled, bool kWeighed>
+  bool sum_row(const Stored* p, const Stored* q, const float* weights, float top,
+               RowSums& sums) const {
+    const int64_t classes = args_.classes;
+    const double temperature = args_.temperature;
+    auto outcome = LongRow<Stored, kScaled, kWeighed, false>(p, q, weights, classes, temperature)
+                       .sum(top, sums);
+    if (outcome == RowOutcome::kNeedsRemainders) {
+      outcome = LongRow<Stored, kScaled, kWeighed, true>(p, q, weights, classes, temperature)
+                    .sum(top, sums);
+    }
+    return outcome == RowOutcome::kSummed;
   }
 
   void flush(const Tile& tile, int64_t row, int64_t count) const {

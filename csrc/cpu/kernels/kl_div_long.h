@@ -45,6 +45,14 @@ inline bool well_centred(const RowSums& sums) {
          mean_phi < kLargestSum;
 }
 
+// Whether p - q, rounded, is as good as exact. Its error is at most 2^-24 times |centre| + |v|, of
+// which the second part is in proportion to v. The first costs the KL at most itself times
+// sum |p - q|, so by Pinsker's inequality a share of at most 2^-24 |centre| sqrt(2 / KL), with KL
+// at least log(1 + mean_phi) around the mean: under this bound, 2e-6.
+inline bool differences_are_exact(double centre, double mean_phi) {
+  return centre * centre <= 512 * (mean_phi < 0.5 ? mean_phi : 0.5);
+}
+
 // The same sums around another centre, `step` further on in units of v.
 inline void move_centre(RowSums& sums, float centre, double step) {
   const double exp_minus_v = (sums.phi - sums.v) + sums.weight;
@@ -53,8 +61,11 @@ inline void move_centre(RowSums& sums, float centre, double step) {
   sums.phi = (sums.v - sums.weight) + __builtin_exp(step) * exp_minus_v;
 }
 
-// One row of p and q, or one of q against a p whose weights are known.
-template <class Stored, bool kScaled, bool kWeighed>
+enum class RowOutcome { kSummed, kNeedsRemainders, kNeedsExactForm };
+
+// One row of p and q, or one of q against a p whose weights are known; kRemainders: with what
+// rounding takes from p - q.
+template <class Stored, bool kScaled, bool kWeighed, bool kRemainders>
 class LongRow {
  public:
   LongRow(const Stored* p, const Stored* q, const float* weights, int64_t classes,
@@ -67,25 +78,28 @@ class LongRow {
         inverse_(static_cast<float>(1 / temperature)),
         scale_(static_cast<float>(Constants<double>::kLog2E / temperature)) {}
 
-  // False if the row needs the exact form.
-  bool sum(float top, RowSums& total) const {
+  RowOutcome sum(float top, RowSums& total) const {
     total = pilot(top);
-    if (!(__builtin_fabsf(total.top) * scale_ < Weights<float, 1>::kLargestScaled)) return false;
+    if (!(__builtin_fabsf(total.top) * scale_ < Weights<float, 1>::kLargestScaled))
+      return RowOutcome::kNeedsExactForm;
     for (int64_t begin = 0; begin < classes_; begin += kBlockClasses) {
       const int64_t end = begin + kBlockClasses < classes_ ? begin + kBlockClasses : classes_;
       for (int attempt = 0;; ++attempt) {
         RowSums with = total;
-        if (!add_block(begin, end, with)) return false;
+        if (!add_block(begin, end, with)) return RowOutcome::kNeedsExactForm;
         if (well_centred(with)) {
           total = with;
           break;
         }
-        if (attempt == 3) return false;
+        if (attempt == 3) return RowOutcome::kNeedsExactForm;
         const float centre = static_cast<float>(with.centre + with.v / with.weight * temperature_);
         move_centre(total, centre, (static_cast<double>(centre) - with.centre) / temperature_);
       }
+      if (!kRemainders &&
+          !differences_are_exact(total.centre / temperature_, total.phi / total.weight))
+        return RowOutcome::kNeedsRemainders;
     }
-    return true;
+    return RowOutcome::kSummed;
   }
 
  private:
@@ -128,7 +142,8 @@ class LongRow {
                                        Vec<float, N>& rough) const {
     const auto s = p - q;
     rough = s - centre;
-    auto v = rough + rounding_of_difference(p, q, s);
+    auto v = rough;
+    if constexpr (kRemainders) v += rounding_of_difference(p, q, s);
     if constexpr (kScaled) {
       rough *= inverse_;
       v *= inverse_;
