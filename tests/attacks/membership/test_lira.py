@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -249,3 +251,35 @@ def test_keys_and_titles() -> None:
     assert LiRA("offline_cdf", fixed_variance=True).key == "lira_offline_cdf_fixed"
     assert LiRA("offline_cdf", fixed_variance=True).title == "LiRA offline, one-sided, fixed variance"
     assert LiRA().options["floor"] == 1e-6
+
+
+_PEAK = """
+import re, sys
+import numpy as np
+from pathlib import Path
+from fastmem.attacks import LiRA
+from fastmem.signals import Signals
+
+def signals(models, records):
+    rng = np.random.default_rng(0)
+    keep = rng.permuted(np.arange(models)[:, None] % 2 == np.zeros(records), axis=0)
+    stats = {"margin": rng.normal(size=(models, records, 2))}
+    return Signals(labels=np.zeros(records, dtype=np.int64), keep=keep, stats=stats)
+
+def kilobytes(field):
+    return int(re.search(field + r":\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+
+LiRA(variant="online")(signals(8, 50))  # what is loaded and started once
+ready = signals(128, 30_000)
+Path("/proc/self/clear_refs").write_text("5")  # the peak from here on
+before = kilobytes("VmRSS")
+LiRA(variant="online")(ready)
+print((kilobytes("VmHWM") - before) * 1024 / (ready.stat("margin").nbytes + ready.keep.nbytes))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for the peak of memory")
+def test_all_targets_at_once_take_little_more_memory_than_their_signals() -> None:
+    # [T, M, N] copies would take 128 times as much.
+    share = float(subprocess.run([sys.executable, "-c", _PEAK], capture_output=True, text=True, check=True).stdout)
+    assert 0 < share < 2
