@@ -2,6 +2,7 @@
 
     python -m benchmarks.few_shot time            CPU seconds per 100 episodes, one thread
     python -m benchmarks.few_shot collect RUN...  a Markdown table of finished `fastmem few-shot` runs
+    python -m benchmarks.few_shot compact RUN OUT.json  the figures of one, small enough to commit
 
 CPU time rather than wall time: other processes of the machine do not count.
 """
@@ -129,6 +130,25 @@ def _collect(folders: list[str]) -> None:
             print(_row(key, labels, rival["shadow_models"], rival["shots"][shots], ["-", "-"]))
 
 
+def _compact(run: str, out: str) -> None:
+    summary = json.loads((Path(run) / "summary.json").read_text())
+    kept = ("answer", "data", "design", "models", "variants", "baselines", "warnings")
+    found: dict[str, Any] = {name: summary[name] for name in kept}
+    found["config"] = {
+        name: value for name, value in summary["config"].items() if name not in ("out", "name", "data_root", "text")
+    }
+    found["torch"] = summary["environment"]["torch"]
+    Path(out).write_text(json.dumps(_rounded(found), separators=(",", ":")) + "\n")
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    if isinstance(value, dict):
+        return {key: _rounded(each) for key, each in value.items()}
+    return [_rounded(each) for each in value] if isinstance(value, list) else value
+
+
 def _row(name: str, labels: int, shadows: int, table: dict[str, Any], controls: list[str]) -> str:
     strict = table["strict"]
     tpr, auc = strict["tpr"], table["auc"]
@@ -148,5 +168,7 @@ if __name__ == "__main__":
         _time()
     elif command == "collect" and rest:
         _collect(rest)
+    elif command == "compact" and len(rest) == 2:
+        _compact(*rest)
     else:
         sys.exit(__doc__)
