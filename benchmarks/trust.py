@@ -20,7 +20,7 @@ def compact(summary: dict[str, Any]) -> dict[str, Any]:
     """The figures of a run, rounded to five digits."""
     calibrations = {
         key: {name: entry[name] for name in _CALIBRATION if name in entry}
-        | {"attacks": {name: _attack(attack) for name, attack in entry["attacks"].items()}}
+        | {"attacks": {name: _attack(attack, key == "none") for name, attack in entry["attacks"].items()}}
         for key, entry in summary["calibrations"].items()
     }
     config = {name: value for name, value in summary["config"].items() if name not in ("out", "data_root", "name")}
@@ -30,9 +30,11 @@ def compact(summary: dict[str, Any]) -> dict[str, Any]:
     return _rounded(found)
 
 
-def _attack(attack: dict[str, Any]) -> dict[str, Any]:
-    sets = {name: {key: entry[key] for key in _SET} for name, entry in attack["sets"].items()}
-    return {name: attack[name] for name in _ATTACK} | {"sets": sets}
+def _attack(attack: dict[str, Any], whole: bool) -> dict[str, Any]:
+    """All of an attack on the uncalibrated models; of the others recall, FPR and AUC."""
+    kept = _SET if whole else ("fpr", "auc")
+    sets = {name: {key: entry[key] for key in kept} for name, entry in attack["sets"].items()}
+    return {name: attack[name] for name in (_ATTACK if whole else ("recall",))} | {"sets": sets}
 
 
 def _rounded(value: Any) -> Any:
@@ -88,7 +90,7 @@ def main() -> None:
     summary = json.loads((Path(sys.argv[1]) / "summary.json").read_text(encoding="utf-8"))
     print(table(summary), attacks(summary), json.dumps(summary["stream"]), sep="\n\n")
     if len(sys.argv) == 3:
-        Path(sys.argv[2]).write_text(json.dumps(compact(summary), indent=1) + "\n", encoding="utf-8")
+        Path(sys.argv[2]).write_text(json.dumps(compact(summary), separators=(",", ":")) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
