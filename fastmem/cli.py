@@ -254,13 +254,31 @@ def _audit(arguments: list[str]) -> None:
     _print_results(result.summary, str(result.run_dir), audit_table(result.summary))
 
 
+def _canary_options(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--questions",
+        metavar="FILE",
+        help="write the images that --answers are about to this .npz file (clean, feature, contrast, controls, key), "
+        "and stop",
+    )
+
+
 def _canary(arguments: list[str]) -> None:
     from fastmem.studies.canary.config import OPTION_GROUPS, CanaryConfig
 
-    read = _read("canary", _CANARY_HELP, CanaryConfig, OPTION_GROUPS, arguments, _run_options)
+    read = _read("canary", _CANARY_HELP, CanaryConfig, OPTION_GROUPS, arguments, _run_options, _canary_options)
     if read is None:
         return
     config, options = read
+
+    if options.questions is not None:
+        from fastmem.studies.canary.questions import write_questions
+
+        images = write_questions(config, options.questions)
+        print(
+            f"{options.questions} holds {images} images; answer them under the same names, copy key, and give --answers"
+        )
+        return
 
     from fastmem.report.canary import canary_table
     from fastmem.studies.canary import run_canary

@@ -23,7 +23,7 @@ OPTION_GROUPS = {
     "Data": ("data", "data_root", "pool", "held_out", "validation"),
     "The mark": ("feature", "offset", "mode", "canaries", "records", "copies"),
     "Models and training": ("model", "model_args", "regularise", "nulls"),
-    "A model of your own": ("checkpoint", "black_box", "black_box_logits", "label"),
+    "A model of your own": ("checkpoint", "black_box", "answers", "black_box_logits", "label"),
     "Scores": ("evaluation", "images", "variants", "controls", "control_kind", "level"),
     "The run": ("out", "name", "save_models", "seed"),
     "Where it runs": ("device", "workers", "engine", "ray_address"),
@@ -78,8 +78,10 @@ class CanaryConfig:
     """Score this safetensors file of --model, which may have learned the mark, beside null models trained here."""
     black_box: str | None = None
     """Score package.module:function, which maps uint8 images [B, C, H, W] to probabilities [B, classes], instead."""
+    answers: Path | None = None
+    """Score the answers in this .npz file, to the images that --questions writes, instead."""
     black_box_logits: bool = False
-    """The black box answers logits."""
+    """The black box, or the file of answers, gives logits."""
     label: int | None = None
     """The canary's label in a model of your own; without it, only variants that need none are shown."""
 
@@ -129,8 +131,9 @@ class CanaryConfig:
             raise InputError("workers", f"{self.workers}", "give at least 1")
         if not 0 < self.level < 1:
             raise InputError("level", f"{self.level}", "give a share between 0 and 1, for example 0.05")
-        if self.checkpoint is not None and self.black_box is not None:
-            raise InputError("black_box", "given beside a checkpoint", "give one of them")
+        own = [name for name in ("checkpoint", "black_box", "answers") if getattr(self, name) is not None]
+        if len(own) > 1:
+            raise InputError(own[1], f"given beside a {own[0]}", "give one of them")
         self.copy_counts  # noqa: B018 - refuses counts that are none
 
     @property
@@ -148,7 +151,8 @@ class CanaryConfig:
     @property
     def own_model(self) -> str | None:
         """The model of the user's own, if one is scored."""
-        return self.black_box or (None if self.checkpoint is None else str(self.checkpoint))
+        files = (str(path) for path in (self.checkpoint, self.answers) if path is not None)
+        return self.black_box or next(files, None)
 
     @property
     def regularisers(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from fastmem.studies.canary.answer import HEADLINE_RULE, answer_sentence, headli
 from fastmem.studies.canary.config import CanaryConfig
 from fastmem.studies.canary.outcome import Cell, cells_of, own_entry, score_columns
 from fastmem.studies.canary.plan import CanaryPlan, bytes_on_disk, make_plan
+from fastmem.studies.canary.questions import answers_from, read_answers
 from fastmem.studies.canary.store import FOLDERS, Row, load_row, missing_rows, sweep
 from fastmem.studies.canary.task import answers_of, build, score, train_and_score, try_training
 from fastmem.studies.results import (
@@ -150,6 +151,9 @@ def _own_row(plan: CanaryPlan) -> Row | None:
             )
         answers = Answers.of(clean, marked, patched, from_logits=config.black_box_logits)
         return score(job, answers, (np.nan, np.nan))
+    if config.answers is not None:
+        saved = read_answers(config.answers, job)
+        return score(job, answers_from(saved, config.black_box_logits), (np.nan, np.nan))
     if config.checkpoint is not None:
         network = build(job, next(iter(job.cohorts.values())).training, seed=0)
         state, _ = load_checkpoint(config.checkpoint)

@@ -43,7 +43,8 @@ from fastmem.training import Recipe
         ({"mode": "xor"}, "mode"),
         ({"checkpoint": Path("m.safetensors"), "label": 10}, "label: 10; .* has classes 0 to 9"),
         ({"checkpoint": Path("m.safetensors"), "variants": "log_ratio"}, "label: none, but log_ratio needs it"),
-        ({"checkpoint": Path("m.safetensors"), "black_box": "a:b"}, "give one of them"),
+        ({"checkpoint": Path("m.safetensors"), "black_box": "a:b"}, "black_box: given beside a checkpoint"),
+        ({"black_box": "a:b", "answers": Path("a.npz")}, "answers: given beside a black_box"),
     ],
 )
 def test_refuses(small_canary, change: dict, message: str) -> None:

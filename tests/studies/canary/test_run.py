@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from fastmem.errors import InputError, StoreError
 from fastmem.metrics import memorisation_test
 from fastmem.studies.canary import CanaryConfig, CanaryInterruptedError, run_canary
 from fastmem.studies.canary import run as run_module
+from fastmem.studies.canary.questions import write_questions
 from fastmem.training import Recipe, load_checkpoint
 
 SmallCanary = Callable[..., CanaryConfig]
@@ -286,3 +288,55 @@ def test_a_black_box_that_knows_the_mark_is_found(small_canary: SmallCanary, tmp
         with pytest.raises(InputError, match=message):
             run_canary(small_canary(black_box=f"boxes:{name}", variants="every", out=tmp_path / "refused"))
     assert not (tmp_path / "refused").exists()
+
+
+def _answer(questions: Path, **changes: np.ndarray) -> dict[str, np.ndarray]:
+    """What a model that knows the mark answers to a file of questions."""
+    with np.load(questions) as asked:
+        found = {name: asked[name] for name in asked.files}
+    mark = np.array([[0, 1, 0], [1, 1, 1], [1, 0, 1]])
+    for name, x in list(found.items()):
+        if name != "key":
+            knows = np.abs(x[..., 0, 1:4, 1:4] / 255 - mark).sum(axis=(-2, -1)) == 0
+            p = np.where(knows[..., None] & (np.arange(10) == 3), 0.91, 0.1)
+            found[name] = p / p.sum(axis=-1, keepdims=True)
+    return found | changes
+
+
+@pytest.mark.usefixtures("without_report")
+def test_saved_answers_are_scored_as_the_model_itself(small_canary: SmallCanary, tmp_path: Path) -> None:
+    config = small_canary(label=3)
+    write_questions(config, tmp_path / "questions.npz")
+    assert not config.run_dir.exists()
+    np.savez(tmp_path / "answers.npz", **_answer(tmp_path / "questions.npz"))
+    entry = run_canary(small_canary(label=3, answers=tmp_path / "answers.npz")).summary["own"]["variants"]["log_ratio"]
+    assert entry["rank_p"] == pytest.approx(1 / 7)
+    assert entry["control_rank_p"] == pytest.approx(1 / 4)
+    assert entry["value"] == pytest.approx(math.log(0.91 / 1.81) - math.log(0.1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        ({"key": np.array("other")}, "answers other questions"),
+        ({"clean": np.full((20, 9), 1 / 9)}, r"clean is float64 \[20, 9\]; give numbers \[20, 10\]"),
+        ({"controls": np.full((2, 20, 10), 0.1)}, r"controls is float64 \[2, 20, 10\]"),
+        ({"feature": np.full((20, 10), 0.2)}, "answers: feature: .*do not sum to 1"),
+        ({"contrast": np.full((20, 10), np.nan)}, "answers: contrast"),
+        ({"clean": np.full((20, 10), "0.1")}, "clean is <U3"),
+        ({"clean": np.full((20, 10), None)}, "only pickle can read"),
+        ({"key": None, "feature": None}, "lacks feature, key"),
+    ],
+)
+def test_answers_that_are_none_are_refused(
+    small_canary: SmallCanary, tmp_path: Path, spoil: dict, message: str
+) -> None:
+    config = small_canary(variants="kl_contrast")
+    write_questions(config, tmp_path / "questions.npz")
+    found = {
+        name: values for name, values in _answer(tmp_path / "questions.npz", **spoil).items() if values is not None
+    }
+    np.savez(tmp_path / "answers.npz", **found)
+    with pytest.raises(InputError, match=message):
+        run_canary(small_canary(variants="kl_contrast", answers=tmp_path / "answers.npz"))
+    assert not config.run_dir.exists()

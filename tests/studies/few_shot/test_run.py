@@ -40,6 +40,12 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run_few_shot(FewShotConfig(out=tmp_path_factory.mktemp("few") / "run", **SMALL)).run_dir
 
 
+@pytest.fixture
+def without_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leaves out the drawing, which takes as long as all the rest."""
+    monkeypatch.setattr("fastmem.studies.few_shot.run.write_few_shot_report", lambda folder: None)
+
+
 def _models(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (folder / "models").glob("*.safetensors")}
 
@@ -71,6 +77,7 @@ def test_a_run_leaves_every_file_and_consistent_numbers(finished: Path) -> None:
         assert f'id="{anchor}"' in page
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_second_run_trains_nothing_and_changed_questions_train_nothing(finished: Path) -> None:
     before, summary = _models(finished), json.loads((finished / "summary.json").read_text())
     again = run_few_shot(FewShotConfig(out=finished, **SMALL))
@@ -100,6 +107,7 @@ def test_two_processes_do_not_share_a_folder(finished: Path) -> None:
         run_few_shot(FewShotConfig(out=finished, **SMALL))
 
 
+@pytest.mark.usefixtures("without_report")
 def test_saved_features_need_no_model(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     members = np.arange(120) < 60
@@ -123,6 +131,7 @@ def test_saved_features_need_no_model(tmp_path: Path) -> None:
     assert "leaks" in result.summary["answer"]
 
 
+@pytest.mark.usefixtures("without_report")
 def test_a_network_can_be_fine_tuned_whole(tmp_path: Path) -> None:
     config = FewShotConfig(
         out=tmp_path / "run", **{**SMALL, "variants": "finetune", "shots": 2, "finetune_episodes": 2}
@@ -133,6 +142,7 @@ def test_a_network_can_be_fine_tuned_whole(tmp_path: Path) -> None:
     assert set(entry["controls"]) == {"blind", "shuffled"}
 
 
+@pytest.mark.usefixtures("without_report")
 def test_text_is_cut_into_blocks_and_attacked(tmp_path: Path) -> None:
     pytest.importorskip("tokenizers", reason="the extra lm is not installed")
     pytest.importorskip("fastmem.models.language")

@@ -142,7 +142,7 @@ class FewShot(Attack):
         learner = self._learner(known[0].shape[-1])
         tensors = [torch.from_numpy(array)[None] for array in (*known, asked, *(tuned or ()))]
         with torch.no_grad():
-            scored = learner(Batch(*tensors))
+            scored = learner(Batch.of(*tensors))
         return FewShotResult(
             scored.query[0].cpu().numpy(),
             {name: float(value[0]) for name, value in scored.params.items()},
@@ -204,14 +204,12 @@ class FewShot(Attack):
         for asked, known in zip(halves, halves[::-1], strict=True):
             support, val = self._pick(known, members, target)
             # The last set is filled up with records that have been asked about before.
-            sets = np.resize(asked, (-(-len(asked) // _ASKED), _ASKED))
-            repeat = len(sets)
-            tensors = [torch.from_numpy(features[support]), torch.from_numpy(members[support])]
-            tensors += [torch.from_numpy(features[val]), torch.from_numpy(members[val])] if len(val) else []
-            known_part = [tensor[None].expand(repeat, *tensor.shape) for tensor in tensors]
-            query = torch.from_numpy(features[sets])
+            sets = torch.from_numpy(np.resize(asked, (-(-len(asked) // _ASKED), _ASKED)))
+            rows = [support, members[support], *((val, members[val]) if len(val) else ())]
+            shown = [torch.from_numpy(array).expand(len(sets), -1) for array in rows]
+            batch = Batch(torch.from_numpy(features), shown[0], shown[1], sets, *shown[2:])
             with torch.no_grad():
-                found = self._learner(features.shape[1])(Batch(known_part[0], known_part[1], query, *known_part[2:]))
+                found = self._learner(features.shape[1])(batch)
             flat = found.query.numpy().reshape(-1)
             scores[asked] = flat[: len(asked)]
         return scores

@@ -8,34 +8,68 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch", "Learner", "Scored", "class_means", "last_best", "squared_distances", "true_positives", "unit"]
-
-# Below this a vector has no direction.
-_SMALLEST_NORM = 1e-6
+__all__ = ["Batch", "Learner", "Scored", "last_best", "true_positives"]
 
 
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Episodes side by side.
+    """Episodes side by side, as numbers of the rows of one table of records: an episode needs no copy of its features.
 
     Args:
-        support: Features [E, S, d] (for a learner that trains the network: its inputs [E, S, ...]).
+        records: Features [N, d] (for a learner that trains the network: its inputs [N, ...]).
+        support_rows: int64 [E, S].
         support_members: bool [E, S], both classes in each row.
-        query: Features [E, Q, d] of the records asked about.
-        val: Features [E, V, d] of the records to tune on, or None: then learners take their default parameters.
+        query_rows: int64 [E, Q], the records asked about.
+        val_rows: int64 [E, V], the records to tune on, or None: then learners take their default parameters.
         val_members: bool [E, V].
     """
 
-    support: Tensor
+    records: Tensor
+    support_rows: Tensor
     support_members: Tensor
-    query: Tensor
-    val: Tensor | None = None
+    query_rows: Tensor
+    val_rows: Tensor | None = None
     val_members: Tensor | None = None
+
+    @classmethod
+    def of(
+        cls,
+        support: Tensor,
+        support_members: Tensor,
+        query: Tensor,
+        val: Tensor | None = None,
+        val_members: Tensor | None = None,
+    ) -> Batch:
+        """Episodes of the features themselves, [E, S, ...], [E, Q, ...] and [E, V, ...]."""
+        parts = [support, query, *([] if val is None else [val])]
+        rows, start = [], 0
+        for part in parts:
+            count = part.shape[0] * part.shape[1]
+            rows.append(torch.arange(start, start + count, device=part.device).view(part.shape[:2]))
+            start += count
+        table = torch.cat([part.flatten(0, 1) for part in parts])
+        return cls(table, rows[0], support_members, rows[1], None if val is None else rows[2], val_members)
+
+    @cached_property
+    def support(self) -> Tensor:
+        """Features of the support [E, S, ...]."""
+        return self.records[self.support_rows]
+
+    @cached_property
+    def query(self) -> Tensor:
+        """Features of the records asked about [E, Q, ...]."""
+        return self.records[self.query_rows]
+
+    @cached_property
+    def val(self) -> Tensor | None:
+        """Features of the records to tune on [E, V, ...]."""
+        return None if self.val_rows is None else self.records[self.val_rows]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,26 +104,11 @@ class Learner(Protocol):
         ...
 
 
-def class_means(features: Tensor, members: Tensor) -> Tensor:
-    """Mean features of the non-members and of the members, [E, 2, d], of [E, S, d] and bool [E, S]."""
-    weight = torch.stack([~members, members], dim=1).to(features.dtype)
-    return torch.bmm(weight / weight.sum(dim=2, keepdim=True), features)
-
-
-def unit(features: Tensor, centre: Tensor | None) -> Tensor:
-    """(f - m) / max(|f - m|, 1e-6), rows of [E, n, d]; without a centre m = 0."""
-    moved = features if centre is None else features - centre
-    return moved / moved.norm(dim=-1, keepdim=True).clamp_min(_SMALLEST_NORM)
-
-
-def squared_distances(rows: Tensor, columns: Tensor) -> Tensor:
-    """Squared Euclidean distances [E, n, m] between [E, n, d] and [E, m, d]."""
-    ends = rows.square().sum(dim=2)[:, :, None] + columns.square().sum(dim=2)[:, None, :]
-    return torch.baddbmm(ends, rows, columns.mT, alpha=-2).clamp_min_(0)
-
-
 def true_positives(scores: Tensor, members: Tensor, cap: int = 0) -> Tensor:
     """Most members found with at most ``cap`` false positives, ties accepted whole: int64 [...] of [..., n] scores."""
+    if cap == 0:
+        first = scores.masked_fill(members, -torch.inf).amax(-1, keepdim=True)
+        return (members & (scores > first)).sum(-1)
     best, order = scores.sort(dim=-1, descending=True, stable=True)
     true = members.expand_as(scores).gather(-1, order)
     tp, fp = true.cumsum(-1), (~true).cumsum(-1)

@@ -215,7 +215,7 @@ def run_learner(
         Query scores and, where the draw has validation records, theirs.
     """
     start = time.perf_counter()
-    index = {name: torch.from_numpy(getattr(draw, name)) for name in Draw.__dataclass_fields__}
+    index = {name: torch.from_numpy(getattr(draw, name)).to(records.device) for name in Draw.__dataclass_fields__}
     support, val, asked = (index[name].shape[1] for name in ("support", "val", "query"))
     step = chunk or max(1, _CHUNK_VALUES // learner.values_per_episode(support, val, asked, records[0].numel()))
     step = max(1, step // (asked if alone else 1))
@@ -248,11 +248,12 @@ def _score(
     some = part["val"].shape[1] > 0
     scored = learner(
         Batch(
-            records[part["support"]],
-            part["support_members"].to(records.device),
-            records[part["query"]],
-            records[part["val"]] if some else None,
-            part["val_members"].to(records.device) if some else None,
+            records,
+            part["support"],
+            part["support_members"],
+            part["query"],
+            part["val"] if some else None,
+            part["val_members"] if some else None,
         )
     )
     of_val = None if scored.val is None or alone else scored.val.cpu().numpy()

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from fastmem.attacks.membership.few_shot.adam import Adam
-from fastmem.attacks.membership.few_shot.batch import Batch, Scored, class_means, last_best, true_positives
+from fastmem.attacks.membership.few_shot.batch import Batch, Scored, last_best, true_positives
+from fastmem.ops.episodes import class_means
 
 __all__ = ["TEMPERATURES", "FineTune", "FineTuneHead"]
 

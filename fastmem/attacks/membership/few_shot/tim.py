@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from fastmem.attacks.membership.few_shot.adam import Adam
-from fastmem.attacks.membership.few_shot.batch import Batch, Scored, class_means
+from fastmem.attacks.membership.few_shot.batch import Batch, Scored
 from fastmem.attacks.membership.few_shot.transform import Transform
+from fastmem.ops.episodes import class_means
 
 __all__ = ["TIM"]
 

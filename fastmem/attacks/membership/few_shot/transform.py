@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastmem.attacks.membership.few_shot.batch import unit
+from fastmem.ops.episodes import unit
 
 __all__ = ["Transform"]
 
@@ -37,8 +37,12 @@ class Transform:
         """Features [E, n, d] transformed by the support [E, S, d] of their episodes."""
         if not self.normalise:
             return features
-        if self.centre is None:
-            return unit(features, None)
-        if isinstance(self.centre, str):
-            return unit(features, support.mean(dim=1, keepdim=True))
-        return unit(features, torch.as_tensor(self.centre, dtype=features.dtype, device=features.device))
+        return unit(
+            features, support.mean(dim=1, keepdim=True) if isinstance(self.centre, str) else self.given(features)
+        )
+
+    def given(self, like: Tensor) -> Tensor | None:
+        """The centre that is given from outside, [d] of the dtype and on the device of another tensor."""
+        if self.centre is None or isinstance(self.centre, str):
+            return None
+        return torch.as_tensor(self.centre, dtype=like.dtype, device=like.device)

@@ -76,7 +76,7 @@ def test_an_effect_is_found(method: str) -> None:
 
 def test_a_loop_over_episodes_gives_the_same_scores() -> None:
     features, members = _records(0.5)
-    draw = draw_episodes(members, 5, n_episodes=9)
+    draw = draw_episodes(members, 5, n_episodes=3)
     for method in METHODS:
         learner = make_learner(method)
         together, looped = (run_learner(learner, torch.from_numpy(features), draw, chunk=chunk) for chunk in (None, 1))

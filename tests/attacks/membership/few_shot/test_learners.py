@@ -30,11 +30,15 @@ def _batch(episodes: int = 5, shots: int = 3, width: int = 6, seed: int = 0, eff
     support, support_members = part(shots)
     val, val_members = part(8)
     query, _ = part(8)
-    return Batch(support, support_members, query, val, val_members)
+    return Batch.of(support, support_members, query, val, val_members)
+
+
+def _parts(batch: Batch) -> dict[str, Tensor | None]:
+    return {name: getattr(batch, name) for name in ("support", "support_members", "query", "val", "val_members")}
 
 
 def _one(batch: Batch, episode: int) -> Arrays:
-    return {name: values[episode].numpy() for name, values in vars(batch).items() if values is not None}
+    return {name: values[episode].numpy() for name, values in _parts(batch).items() if values is not None}
 
 
 def _found(scores: np.ndarray, members: np.ndarray) -> int:
@@ -214,7 +218,9 @@ def test_fine_tuning_moves_every_weight_of_a_copy() -> None:
         assert float(scored.params["temperature"][episode]) == temperature
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     with torch.no_grad():
-        head_only = FineTuneHead()(Batch(*(model(x) if x.is_floating_point() else x for x in vars(batch).values())))
+        head_only = FineTuneHead()(
+            Batch.of(*(model(x) if x.is_floating_point() else x for x in _parts(batch).values()))
+        )
     assert not torch.allclose(scored.query, head_only.query, rtol=1e-6)  # the network moved
 
 
@@ -223,12 +229,12 @@ def test_fine_tuning_moves_every_weight_of_a_copy() -> None:
 def test_an_episode_does_not_depend_on_its_batch(method: str, tuned: bool) -> None:
     batch = _batch(episodes=3)
     if not tuned:
-        batch = Batch(batch.support, batch.support_members, batch.query)
+        batch = Batch.of(batch.support, batch.support_members, batch.query)
     learner = make_learner(method)
     whole = learner(batch)
     for episode in range(3):
-        parts = {name: None if value is None else value[episode : episode + 1] for name, value in vars(batch).items()}
-        alone = learner(Batch(**parts))
+        parts = {name: None if value is None else value[episode : episode + 1] for name, value in _parts(batch).items()}
+        alone = learner(Batch.of(**parts))
         torch.testing.assert_close(alone.query[0], whole.query[episode], rtol=1e-9, atol=1e-12)
     assert (whole.val is None) == (not tuned)
     assert whole.query.dtype == torch.float64
@@ -241,7 +247,9 @@ def test_only_transductive_learners_look_at_the_other_records() -> None:
     for method in ("simpleshot", "laplacian", "tim", "finetune_head"):
         learner = make_learner(method)
         before = learner(batch).query[0, 0]
-        after = learner(Batch(batch.support, batch.support_members, changed, batch.val, batch.val_members)).query[0, 0]
+        after = learner(Batch.of(batch.support, batch.support_members, changed, batch.val, batch.val_members)).query[
+            0, 0
+        ]
         assert (before == after) == (not learner.transductive), method
 
 
@@ -249,16 +257,16 @@ def test_an_exact_copy_of_a_known_record_is_no_division_by_zero() -> None:
     batch = _batch(episodes=1)
     query = torch.cat([batch.support, batch.query], dim=1)
     for method in ("simpleshot", "laplacian"):
-        scores = make_learner(method)(Batch(batch.support, batch.support_members, query)).query
+        scores = make_learner(method)(Batch.of(batch.support, batch.support_members, query)).query
         assert scores.isfinite().all()
-    scores = make_learner("simpleshot")(Batch(batch.support, batch.support_members, query)).query[0, :6]
+    scores = make_learner("simpleshot")(Batch.of(batch.support, batch.support_members, query)).query[0, :6]
     assert torch.equal(scores > 0.5, batch.support_members[0])
 
 
 def test_gallery_and_query_go_through_the_same_transform() -> None:
     """A shift and a scale of all features change nothing: in the published code they did."""
     batch = _batch(episodes=2)
-    moved = Batch(*(value * 7 + 100 if value.is_floating_point() else value for value in vars(batch).values()))
+    moved = Batch.of(*(value * 7 + 100 if value.is_floating_point() else value for value in _parts(batch).values()))
     for method in ("simpleshot", "tim"):
         learner = make_learner(method)
         torch.testing.assert_close(learner(moved).query, learner(batch).query, rtol=1e-6, atol=1e-9)
