@@ -5,6 +5,7 @@
 #include "cpu/isa.h"
 
 namespace fastmem::cpu {
+void bind_kkt(pybind11::module_& module);
 void bind_kl_div(pybind11::module_& module);
 void bind_layer_grad_stats(pybind11::module_& module);
 void bind_lira_moments(pybind11::module_& module);
@@ -19,6 +20,7 @@ PYBIND11_MODULE(_cpu, module) {
   using namespace fastmem::cpu;
   module.doc() = "CPU kernels of fastmem's operators.";
   bind_isa(module);
+  bind_kkt(module);
   bind_kl_div(module);
   bind_layer_grad_stats(module);
   bind_lira_moments(module);
