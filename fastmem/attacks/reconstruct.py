@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -26,7 +26,16 @@ from torch import Tensor, nn
 from fastmem.errors import InputError, UnknownNameError
 from fastmem.ops.kkt_residual import KktNetwork, kkt_residual
 
-__all__ = ["PUBLISHED", "ReconstructSettings", "Reconstruction", "Run", "balanced_labels", "random_settings", "reconstruct"]
+__all__ = [
+    "PUBLISHED",
+    "ReconstructSettings",
+    "Reconstruction",
+    "Run",
+    "State",
+    "balanced_labels",
+    "random_settings",
+    "reconstruct",
+]
 
 OPTIMISERS = ("sgd", "adam")
 STEPS = ("constant", "adaptive", "cosine")
@@ -127,9 +136,7 @@ PUBLISHED: dict[str, ReconstructSettings] = {
         alpha=39.517,
         init_scale=6.2277e-5,
     ),
-    "regression": ReconstructSettings(
-        iterations=50_000, lr_x=0.9518, lambda_min=None, alpha=90.29, init_scale=0.01975
-    ),
+    "regression": ReconstructSettings(iterations=50_000, lr_x=0.9518, lambda_min=None, alpha=90.29, init_scale=0.01975),
     "ntk": ReconstructSettings(
         iterations=80_000, optimizer="adam", lr_x=0.02, lr_lambda=0.02, lambda_min=None, alpha=None, init_scale=0.2
     ),
@@ -147,6 +154,7 @@ class Run:
         steps: Iterations at which the residuals were noted [K].
         residuals: Squared residual of each parameter at those, float64 [K, parameters].
         diverged: The iteration after which nothing was finite; None if all was.
+        labels: What the candidates were taken for [m].
     """
 
     settings: ReconstructSettings
@@ -155,6 +163,7 @@ class Run:
     steps: np.ndarray
     residuals: np.ndarray
     diverged: int | None
+    labels: Tensor
 
     @property
     def loss(self) -> float:
@@ -168,18 +177,16 @@ class Reconstruction:
 
     Attributes:
         runs: One for each setting, in order.
-        labels: What the candidates were taken for [m].
         parameters: Names of the columns of residuals.
     """
 
     runs: tuple[Run, ...]
-    labels: Tensor
     parameters: tuple[str, ...]
 
 
 @dataclass(eq=False)
 class State:
-    """Where an attack stands: all that it needs to go on. Its fields are tensors, so a run saves them as they are."""
+    """Where an attack stands: all that it needs to go on, as tensors for a file."""
 
     iteration: int
     x: Tensor
@@ -192,13 +199,45 @@ class State:
     steps: list[int] = field(default_factory=list)
     residuals: list[Tensor] = field(default_factory=list)
 
+    _PLAIN: ClassVar = ("x", "multipliers", "last_loss", "factor", "diverged", "safe_x")
 
-def balanced_labels(m: int, outputs: int = 1) -> Tensor:
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything as tensors by name."""
+        noted = {
+            "iteration": torch.tensor(self.iteration),
+            "steps": torch.tensor(self.steps, dtype=torch.int64),
+            "residuals": torch.stack(self.residuals) if self.residuals else torch.zeros(0, dtype=torch.float64),
+        }
+        moments = {f"moment.{name}": value for name, value in self.moments.items()}
+        return {name: getattr(self, name) for name in self._PLAIN} | moments | noted
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> State:
+        """What :meth:`tensors` gave, with candidates on a device."""
+        far = {name: tensors[name].to(device) for name in ("x", "multipliers", "safe_x")}
+        near = {name: tensors[name] for name in ("last_loss", "factor", "diverged")}
+        moments = {
+            name.removeprefix("moment."): value.to(device)
+            for name, value in tensors.items()
+            if name.startswith("moment.")
+        }
+        return cls(
+            iteration=int(tensors["iteration"]),
+            moments=moments,
+            steps=tensors["steps"].tolist(),
+            residuals=list(tensors["residuals"]),
+            **far,
+            **near,
+        )
+
+
+def balanced_labels(m: int, outputs: int = 1, positive: float = 0.5) -> Tensor:
     """Labels for ``m`` candidates where those of the training set are unknown: as many of each kind.
 
     Args:
         m: How many.
         outputs: Outputs of the network: 1 gives -1 and then 1, else classes from 0 on.
+        positive: Share of label 1, where there is one output.
 
     Raises:
         InputError: There is no candidate.
@@ -206,7 +245,8 @@ def balanced_labels(m: int, outputs: int = 1) -> Tensor:
     if m < 1:
         raise InputError("m", f"{m}", "give at least 1 candidate")
     if outputs == 1:
-        return torch.cat([-torch.ones(m // 2), torch.ones(m - m // 2)])
+        negative = m - min(m, math.ceil(m * positive))
+        return torch.cat([-torch.ones(negative), torch.ones(m - negative)])
     return (torch.arange(m) * outputs // m).long()
 
 
@@ -254,7 +294,8 @@ def reconstruct(
         settings: One or several, which share iterations, optimizer, step, scale, precision, whether there is an ``alpha``
             and whether there is a ``lambda_min``.
         sample_shape: Of a candidate.
-        labels: Of the candidates [m]; balanced by default, in which case surplus candidates of a class go to waste.
+        labels: Of the candidates, [m] or for each setting its own [S, m]; balanced by default, in which case surplus
+            candidates of a class go to waste.
         targets: What the gradients should add up to, by parameter name; the weights by default. Loo et al. take the
             difference from the initial weights.
         log_every: Iterations between two notes of the residuals.
@@ -272,7 +313,7 @@ def reconstruct(
     several = _checked_settings(settings)
     shape = tuple(int(size) for size in sample_shape)
     outputs = _outputs_of(network, shape)
-    labels = _checked_labels(labels, m, outputs, network)
+    labels = _checked_labels(labels, m, outputs, len(several))
     attack = _Attack(network, several, labels, outputs)
     state = attack.start(shape) if state is None else state
     first = several[0]
@@ -294,10 +335,11 @@ def reconstruct(
             np.array(state.steps),
             residuals[at],
             dead[at] or None,
+            labels[at],
         )
         for at, one in enumerate(several)
     )
-    return Reconstruction(runs, labels, tuple(network.targets))
+    return Reconstruction(runs, tuple(network.targets))
 
 
 class _Attack:
@@ -308,12 +350,11 @@ class _Attack:
     ) -> None:
         self.network, self.settings, self.first = network, settings, settings[0]
         self.like: dict[str, Any] = {"dtype": network.dtype, "device": network.device}
-        count, m = len(settings), len(labels)
-        sign = torch.ones(m) if outputs > 1 else labels.double()
+        self.m = m = labels.shape[1]
+        sign = torch.ones(labels.shape) if outputs > 1 else labels.double()
         scale = 1 / m if self.first.scale == "mean" else 1.0
-        self.m = m
-        self.signed_scale = (sign * scale).to(**self.like).expand(count, m)
-        self.classes = labels.to(network.device).expand(count, m).contiguous() if outputs > 1 else None
+        self.signed_scale = (sign * scale).to(**self.like)
+        self.classes = labels.to(network.device) if outputs > 1 else None
         self.alpha = self._column("alpha", torch.float64, "cpu") if self.first.alpha is not None else None
         self.lr_x, self.lr_lambda, self.low, self.high = (
             self._column(name, network.dtype, network.device) for name in ("lr_x", "lr_lambda", "low", "high")
@@ -396,7 +437,7 @@ class _Attack:
         if bool(worse.any()):
             for moment in state.moments.values():
                 moment[worse.to(moment.device)] = 0
-        state.last_loss = torch.where(worse, state.last_loss, torch.minimum(loss, state.last_loss))
+        state.last_loss = torch.where(worse, loss, torch.minimum(loss, state.last_loss))
 
     def _move(self, state: State, name: str, value: Tensor, gradient: Tensor, rate: Tensor) -> None:
         moment = state.moments[name]
@@ -451,18 +492,23 @@ def _outputs_of(network: KktNetwork, shape: tuple[int, ...]) -> int:
     return int(outputs.reshape(1, -1).shape[1])
 
 
-def _checked_labels(labels: Tensor | None, m: int | None, outputs: int, network: KktNetwork) -> Tensor:
+def _checked_labels(labels: Tensor | None, m: int | None, outputs: int, count: int) -> Tensor:
+    """Labels of every setting's candidates [S, m]."""
     if labels is None:
         if m is None:
             raise InputError("m", "neither m nor labels are given", "give the number of candidates")
-        return balanced_labels(m, outputs)
+        return balanced_labels(m, outputs).expand(count, m).contiguous()
     labels = torch.as_tensor(labels)
-    if labels.ndim != 1 or len(labels) == 0 or (m is not None and len(labels) != m):
+    if labels.ndim == 1:
+        labels = labels.expand(count, -1)
+    if labels.ndim != 2 or labels.shape[1] == 0 or len(labels) != count or (m is not None and labels.shape[1] != m):
         raise InputError("labels", f"shape {list(labels.shape)}", f"give one for each of the {m or 'm'} candidates")
     if outputs == 1:
         if not bool(((labels == 1) | (labels == -1)).all()):
-            raise InputError("labels", f"values such as {labels[:3].tolist()}", "this network has one output: -1 or 1")
-        return labels.to(torch.float32)
+            raise InputError(
+                "labels", f"values such as {labels[0, :3].tolist()}", "this network has one output: -1 or 1"
+            )
+        return labels.to(torch.float32).contiguous()
     if labels.is_floating_point() or int(labels.min()) < 0 or int(labels.max()) >= outputs:
-        raise InputError("labels", f"values such as {labels[:3].tolist()}", f"give classes from 0 to {outputs - 1}")
-    return labels.long()
+        raise InputError("labels", f"values such as {labels[0, :3].tolist()}", f"give classes from 0 to {outputs - 1}")
+    return labels.long().contiguous()

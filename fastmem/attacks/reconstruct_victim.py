@@ -8,6 +8,7 @@ loss jumps. (Momentum beyond that point diverges.) It is not gradient flow; ``sc
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,15 @@ from torch.nn import functional as F
 
 from fastmem.errors import InputError, UnknownNameError
 
-__all__ = ["SCHEDULES", "TASKS", "MarginTraining", "TrainReport", "homogeneous_mlp", "sample_margins", "train_to_margin"]
+__all__ = [
+    "SCHEDULES",
+    "TASKS",
+    "MarginTraining",
+    "TrainReport",
+    "homogeneous_mlp",
+    "sample_margins",
+    "train_to_margin",
+]
 
 TASKS = ("binary", "multiclass", "regression")
 SCHEDULES = ("adaptive", "published")
@@ -43,7 +52,7 @@ def homogeneous_mlp(
     layers: list[nn.Module] = [nn.Flatten()]
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for at, (wide, narrow) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+        for at, (wide, narrow) in enumerate(itertools.pairwise(widths)):
             layers += [nn.Linear(wide, narrow, bias=at == 0), nn.ReLU()]
         first = layers[1]
         assert isinstance(first, nn.Linear)

@@ -147,7 +147,9 @@ def forward_arguments(
     lead = coefficients.shape
     if inputs.ndim <= len(lead) or inputs.shape[: len(lead)] != lead:
         raise InputError(
-            "inputs", f"has shape {list(inputs.shape)} for coefficients {list(lead)}", "give [m, *sample] or [S, m, *sample]"
+            "inputs",
+            f"has shape {list(inputs.shape)} for coefficients {list(lead)}",
+            "give [m, *sample] or [S, m, *sample]",
         )
     if 0 in lead:
         raise InputError("inputs", f"holds no candidates: {list(inputs.shape)}", "give at least one")
@@ -196,4 +198,6 @@ def _check_sample(network: KktNetwork, x: Tensor) -> None:
         return
     inputs = network.layers[0].weight.shape[1]
     if x[0, 0].numel() != inputs:
-        raise InputError("inputs", f"a candidate {list(x.shape[2:])} has {x[0, 0].numel()} values", f"the network takes {inputs}")
+        raise InputError(
+            "inputs", f"a candidate {list(x.shape[2:])} has {x[0, 0].numel()} values", f"the network takes {inputs}"
+        )

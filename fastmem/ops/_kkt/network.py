@@ -78,7 +78,9 @@ class KktNetwork:
                 )
         parameters = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
         if not parameters:
-            raise InputError("model", "has no trainable parameters", "give a network whose parameters require gradients")
+            raise InputError(
+                "model", "has no trainable parameters", "give a network whose parameters require gradients"
+            )
         first = next(iter(parameters.values()))
         for name, value in parameters.items():
             require_dtype(name, value, (first.dtype,) if first.dtype == torch.float64 else (torch.float32,))

@@ -125,10 +125,7 @@ def closed_form(problem: Problem) -> Solved:
         down = 2 * residuals[at].down()
         if b is not None:
             down = down + b @ layers[at].weight
-        if at:
-            b = slopes[at - 1] * down + curves[at - 1] * d[at - 1] * u[at - 1]
-        else:
-            b = down
+        b = slopes[at - 1] * down + curves[at - 1] * d[at - 1] * u[at - 1] if at else down
     assert b is not None
     losses = torch.stack([loss for residual in residuals for loss in residual.losses()], dim=-1)
     return Solved(losses, b.reshape(problem.x.shape), grad_c)
