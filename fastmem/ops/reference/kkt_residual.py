@@ -60,7 +60,8 @@ def _one(
             for name, total in zip(weights, sums, strict=True)
         ]
         gradients = torch.autograd.grad(torch.stack(losses).sum(), [x, c])
-    return torch.stack(losses).detach().double(), *gradients
+    grad_x, grad_c = gradients
+    return torch.stack(losses).detach().double(), grad_x, grad_c
 
 
 class _ModifiedReLU(torch.autograd.Function):
@@ -73,8 +74,8 @@ class _ModifiedReLU(torch.autograd.Function):
         return z.relu()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (z,) = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (z,), (gradient,) = ctx.saved_tensors, gradients
         return gradient * torch.sigmoid(ctx.alpha * z), None
 
 

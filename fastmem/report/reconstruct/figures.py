@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullLocator
 
 from fastmem.report.html import LegendEntry, figure
 from fastmem.report.plots import draw
@@ -31,6 +32,8 @@ def residual_figure(results: Results) -> Markup | None:
             known = np.isfinite(values) & (values > 0)
             axes.plot(steps[known], values[known], color=light(SERIES[at]), linestyle=("-", "--", ":")[at % 3])
         axes.set(xlabel="iteration", ylabel="squared residual", yscale="log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
 
     first, last = (" ".join(f"{name} {values[at]:.3g}" for name, values in lines) for at in (0, -1))
     svg = draw("residuals", f"Squared residuals by parameter, at first {first}, at last {last}", (4.7, 3.0), paint)

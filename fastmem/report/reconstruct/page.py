@@ -109,7 +109,7 @@ def _pictures(results: Results) -> Section:
         return Section("pictures", "Candidates", candidate_gallery(results), lead)
     lead = (
         "Training images of the first victim, the best recovered first, beside their candidates. Below each its correlation "
-        "with the training image. First-layer rows are weights as they are, stretched to be seen: no attack was run for "
+        "with the training image. First-layer rows are weights with the contrast of an image: no attack was run for "
         "them. “Best of all rows” may choose among many more candidates than the attack."
     )
     return Section("pictures", "What was recovered", picture_grid(results), lead)

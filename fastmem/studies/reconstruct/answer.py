@@ -28,9 +28,9 @@ def answer_sentence(total: Mapping[str, Any] | None, n: int, victims: int, candi
             f"run{'s' if runs > 1 else ''}; how many are training images nobody can say without the training set."
         )
     attack, rows, null = total["attack"], total["controls"].get("first_layer"), total["held_out"]
-    of = f"of {count(n)} training images" + (f", on average over {victims} victims" if victims > 1 else "")
+    of = f"of {count(n)} training images" + (f" (mean over {victims} victims)" if victims > 1 else "")
     parts = [
-        f"{_number(attack['above']['0.8']['value'])} {of}, were read out of the weights with a correlation above 0.8 "
+        f"{_number(attack['above']['0.8']['value'])} {of} were read out of the weights with a correlation above 0.8 "
         f"(mean {fixed(attack['mean']['value'])})"
     ]
     if rows:

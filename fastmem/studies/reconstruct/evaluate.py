@@ -111,7 +111,11 @@ def evaluate(plan: ReconstructPlan, victim: Victim, model: nn.Module, run: Run) 
     null = correlations(held_out, found)
     sets = {"attack": found} | _controls(plan, victim, model, run)
     matchings = {name: greedy_matching(correlations(train, candidates)) for name, candidates in sets.items()}
-    pictures = {name: _matched(sets[name], matchings[name]) + mean for name in sets}
+    shown = {
+        name: candidates if name in ("attack", "mean") else _contrast(candidates, train)
+        for name, candidates in sets.items()
+    }
+    pictures = {name: _matched(shown[name], matchings[name]) + mean for name in sets}
     entries = {name: _counts(plan, pixels, pictures[name], matchings[name]) for name in sets}
     best = best_similarities(similarity)
     entry = {
@@ -166,8 +170,14 @@ def _matched(candidates: Tensor, matching: Matching) -> Tensor:
     """The matched candidate of each image, the mean image (0) where there is none."""
     chosen = candidates[torch.from_numpy(matching.candidate.clip(min=0))].clone()
     chosen[torch.from_numpy(matching.candidate < 0)] = 0
-    # A row of weights has no brightness of its own, and its sign is its neuron's affair: correlation is what counts.
     return chosen
+
+
+def _contrast(candidates: Tensor, train: Tensor) -> Tensor:
+    """Candidates with the mean contrast of training images: a row of weights has none of its own, and no SSIM without."""
+    wanted, has = (values.flatten(1).norm(dim=1) for values in (train, candidates))
+    scale = wanted.mean().to(candidates.dtype) / has.clamp(min=1e-30)
+    return candidates * scale.view(-1, *([1] * (candidates.ndim - 1)))
 
 
 def _counts(plan: ReconstructPlan, pixels: Tensor, shown: Tensor, matching: Matching) -> dict[str, Any]:

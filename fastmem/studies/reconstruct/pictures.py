@@ -13,18 +13,9 @@ __all__ = ["contact_sheet", "to_pixels"]
 _SCALE, _GAP = 3, 2
 
 
-def to_pixels(images: Tensor, stretch: bool = False) -> np.ndarray:
-    """Images [n, C, H, W] in [0, 1] as uint8; what lies beyond is clamped.
-
-    Args:
-        images: Any floating-point dtype.
-        stretch: Map each image's own range to the whole one instead: rows of weights have no brightness of their own.
-    """
-    values = images.detach().cpu().double()
-    if stretch:
-        low, high = (extreme.reshape(-1, 1, 1, 1) for extreme in (values.flatten(1).amin(1), values.flatten(1).amax(1)))
-        values = (values - low) / (high - low).clamp(min=1e-12)
-    return (values.clamp(0, 1) * 255).round().byte().numpy()
+def to_pixels(images: Tensor) -> np.ndarray:
+    """Images [n, C, H, W] in [0, 1] as uint8; what lies beyond is clamped."""
+    return (images.detach().cpu().double().clamp(0, 1) * 255).round().byte().numpy()
 
 
 def contact_sheet(pixels: np.ndarray) -> Image.Image:

@@ -33,9 +33,7 @@ _REGRESSION_LOSS, _FLOAT32_LOSS, _FLOAT64_LOSS = 1e-7, 1e-12, 1e-40
 _ROWS = 800
 
 _OWN = {
-    "fast": ReconstructSettings(
-        iterations=2500, optimizer="adam", lr_x=0.02, lr_lambda=0.02, step="cosine", lambda_min=0.4470505589528116
-    ),
+    "fast": ReconstructSettings(iterations=2500, optimizer="adam", lr_x=0.05, lr_lambda=0.05, step="cosine"),
     "adaptive": ReconstructSettings(iterations=2500, step="adaptive"),
 }
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from fastmem.attacks.reconstruct import Run, State, reconstruct
 from fastmem.attacks.reconstruct_victim import train_to_margin
 from fastmem.engine import RunFolder, write_atomically
-from fastmem.metrics.reconstruction import mean_interval
+from fastmem.metrics.reconstruction import correlations, greedy_matching, mean_interval
 from fastmem.models import count_parameters
 from fastmem.ops.kkt_residual import KktNetwork
 from fastmem.report.reconstruct import write_reconstruct_report
@@ -306,8 +306,6 @@ def _entry(plan: ReconstructPlan, one: _Attacked) -> tuple[dict[str, Any], int, 
     evaluation = evaluate(plan, one.victim, one.model, run)
     entry |= evaluation.entry
     if len(one.runs) > 1:
-        from fastmem.metrics.reconstruction import correlations, greedy_matching
-
         means = [greedy_matching(correlations(train, each.x)) for each in one.runs]
         for each, matching in zip(entry["runs"], means, strict=True):
             each |= {"oracle_mean": matching.mean, "oracle_above": matching.count(0.8)}
@@ -421,7 +419,7 @@ def _arrays(
         "train_picture": to_pixels(plan.pixels(victim.records).cpu())[order],
     }
     for name, pictures in evaluation.pictures.items():
-        arrays[f"picture__{name}"] = to_pixels(pictures, stretch=name not in ("attack", "mean"))[order]
+        arrays[f"picture__{name}"] = to_pixels(pictures)[order]
         matching = evaluation.matching if name == "attack" else evaluation.controls[name]
         arrays[f"correlation__{name}"] = matching.similarity[order]
     # As many held-out images, each with its nearest candidate: what resemblance by chance looks like.
@@ -429,8 +427,6 @@ def _arrays(
 
 
 def _held_out_arrays(plan: ReconstructPlan, victim: Victim, run: Run) -> dict[str, np.ndarray]:
-    from fastmem.metrics.reconstruction import correlations
-
     mean = plan.mean(victim).cpu()
     assert victim.records is not None
     some = victim.held_out[np.random.default_rng([plan.config.seed, 47]).permutation(len(victim.held_out))]
