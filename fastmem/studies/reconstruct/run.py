@@ -6,6 +6,7 @@ its residuals.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,10 +168,21 @@ def _model(
     x = plan.pixels(victim.records) - plan.mean(victim)
     y = plan.labels[torch.from_numpy(victim.records)]
     y = y if plan.outputs > 1 else y.to(plan.dtype)
-    with terminal.stage("train", plan.training.max_epochs) as advance:
-        report = train_to_margin(
-            model, x.to(plan.device), y.to(plan.device), plan.training, lambda epoch, loss: advance(1)
-        )
+    with terminal.stage("train", 100) as advance:
+        done, first = 0, math.nan
+
+        def note(epoch: int, loss: float) -> None:
+            """Percent of the steps, or of the way down to the loss that ends the training: in decades."""
+            nonlocal done, first
+            first = loss if math.isnan(first) else first
+            way = math.log(first / max(loss, 1e-300)) / math.log(first / plan.training.stop_loss)
+            share = max(way if plan.training.reaches_margin else 0.0, epoch / plan.training.max_epochs)
+            percent = max(done, min(99, int(100 * share)))
+            advance(percent - done)
+            done = percent
+
+        report = train_to_margin(model, x.to(plan.device), y.to(plan.device), plan.training, note)
+        advance(100 - done)
     save_victim(folder.path, victim, model.state_dict(), vars(report))
     return model.eval(), vars(report)
 
