@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import fastmem
 from fastmem.errors import InputError, UnknownNameError
 from fastmem.ops.kkt_residual import KktNetwork, KktResidual, kkt_residual
+from fastmem.ops.triton import interpreted
 
 S, M, D = 3, 7, 12
 
@@ -21,7 +22,14 @@ NETWORKS = {
     "three hidden, biases": ((30, 20, 25), 4, (True, True, True, True)),
     "bias at the end": ((30, 40), 3, (False, False, True)),
 }
-WAYS = [("reference", "direct"), ("reference", "gram"), ("reference", "auto"), ("cpu", "gram"), ("cpu", "auto")]
+WAYS = [
+    ("reference", "direct"),
+    ("reference", "gram"),
+    ("reference", "auto"),
+    ("cpu", "gram"),
+    ("cpu", "auto"),
+    ("triton", "gram"),
+]
 
 
 def perceptron(name: str, dtype: torch.dtype = torch.float64, inputs: int = D) -> nn.Sequential:
@@ -89,6 +97,8 @@ def by_hand(model: nn.Sequential, x: Tensor, c: Tensor, alpha: float, labels: Te
 def skip_without(backend: str) -> None:
     if backend != "reference" and (reason := fastmem.explain("kkt_residual").remarks[backend]).startswith("not avail"):
         pytest.skip(reason)
+    if backend == "triton" and not interpreted():
+        pytest.skip("Triton's kernels take CPU tensors in its interpreter only (TRITON_INTERPRET=1)")
 
 
 def error(found: Tensor, expected: Tensor) -> float:
