@@ -162,8 +162,7 @@ def test_variants(small: Make, monkeypatch: pytest.MonkeyPatch, changes: dict[st
 
 
 def own_checkpoint(finished: Path, tmp_path: Path) -> Path:
-    state = torch.load  # a safetensors file of the study itself serves as the user's
-    del state
+    """A victim of the study serves as the user's model."""
     target = tmp_path / "mine.safetensors"
     target.write_bytes((finished / "models" / "victim-0.safetensors").read_bytes())
     return target
