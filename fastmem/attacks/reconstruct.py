@@ -1,7 +1,7 @@
 """Training images out of a network's weights: candidates whose weighted gradients add up to the weights.
 
 Haim et al. 2022 (arXiv:2206.07758), Buzaglo et al. 2023 (arXiv:2307.01827, several classes, weight decay, regression) and
-Loo et al. 2024 (arXiv:2402.01399, differences from the initial weights) search for candidates x and multipliers lambda by
+Loo et al. 2024 (arXiv:2302.01428, differences from the initial weights) search for candidates x and multipliers lambda by
 gradient descent on
 
     sum_p || T_p - s sum_i lambda_i y_i grad_p Phi(theta; x_i) ||^2 + sum relu(x - high)^2 + sum relu(low - x)^2
