@@ -18,7 +18,7 @@ __all__ = ["Problem", "Solved", "gram_is_cheaper", "margin_directions"]
 _GRAM_SHARE = 0.75
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Problem:
     """S problems against one network.
 
@@ -41,6 +41,11 @@ class Problem:
     alpha: Tensor | None
     method: str
     precision: str
+
+    def __repr__(self) -> str:
+        problems, m = self.c.shape
+        dtype = str(self.x.dtype).removeprefix("torch.")
+        return f"{type(self.network.model).__name__}, {problems} x {m} candidates {list(self.x.shape[2:])} {dtype}"
 
     @property
     def by_autograd(self) -> bool:
