@@ -46,6 +46,19 @@ void kkt_pack(uintptr_t b, int64_t b_depth, int64_t b_column, int64_t depth, int
                 });
 }
 
+// Copies what is below the diagonal to above it, block by block.
+template <class T>
+void mirror(T* c, int64_t row, int64_t size) {
+  constexpr int64_t kBlock = 32;
+  for (int64_t top = 0; top < size; top += kBlock) {
+    for (int64_t left = 0; left <= top; left += kBlock) {
+      for (int64_t i = top; i < std::min(top + kBlock, size); ++i) {
+        for (int64_t j = left; j < std::min(left + kBlock, i); ++j) c[j * row + i] = c[i * row + j];
+      }
+    }
+  }
+}
+
 // Operands are (address, row or depth stride, column stride, batch stride), in elements.
 void kkt_product(uintptr_t a, int64_t a_row, int64_t a_batch, uintptr_t b, int64_t b_depth,
                  int64_t b_column, int64_t b_batch, uintptr_t c, int64_t c_row, int64_t c_batch,
@@ -86,6 +99,14 @@ void kkt_product(uintptr_t a, int64_t a_row, int64_t a_batch, uintptr_t b, int64
   if (failed.load()) {
     const py::gil_scoped_acquire acquired;
     throw std::bad_alloc();
+  }
+  for (int64_t problem = 0; symmetric && problem < batch; ++problem) {
+    void* const own = reinterpret_cast<char*>(c) + problem * c_batch * size;
+    if (size == sizeof(float)) {
+      mirror(static_cast<float*>(own), c_row, rows);
+    } else {
+      mirror(static_cast<double*>(own), c_row, rows);
+    }
   }
 }
 

@@ -63,8 +63,7 @@ class _Native:
         result = a.new_empty(a.shape[0], a.shape[1], a.shape[1])
         if plus:
             result.fill_(plus)
-        _product(a, a.mT, out=result, beta=1.0 if plus else 0.0, symmetric=True)
-        return result.tril_().add_(result.tril(-1).mT)
+        return _product(a, a.mT, out=result, beta=1.0 if plus else 0.0, symmetric=True)
 
     def product(self, k: Tensor, d: Tensor) -> Tensor:
         return _product(k, d)
