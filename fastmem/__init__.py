@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from fastmem import attacks, metrics
     from fastmem.ops import LogitStats, explain, kl_div, logit_margin, logit_stats, use_backend
     from fastmem.ops.grad_stats import GradStats, grad_stats
+    from fastmem.ops.kkt_residual import KktResidual, kkt_residual
     from fastmem.ops.per_sample_grads import per_sample_grads
     from fastmem.ops.top_fraction import top_fraction
     from fastmem.ops.weight_importance import weight_importance
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
 __all__ = [
     "GradStats",
+    "KktResidual",
     "LogitStats",
     "Signals",
     "__version__",
     "attacks",
     "explain",
     "grad_stats",
+    "kkt_residual",
     "kl_div",
     "logit_margin",
     "logit_stats",
@@ -41,10 +44,12 @@ __all__ = [
 _MODULES = ("attacks", "metrics")
 _HOME = {
     "GradStats": "fastmem.ops.grad_stats",
+    "KktResidual": "fastmem.ops.kkt_residual",
     "LogitStats": "fastmem.ops",
     "Signals": "fastmem.signals",
     "explain": "fastmem.ops",
     "grad_stats": "fastmem.ops.grad_stats",
+    "kkt_residual": "fastmem.ops.kkt_residual",
     "kl_div": "fastmem.ops",
     "logit_margin": "fastmem.ops",
     "logit_stats": "fastmem.ops",

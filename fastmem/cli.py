@@ -115,6 +115,23 @@ examples:
   fastmem few-shot --task text --text book.txt --variants simpleshot,tim
   fastmem few-shot --features saved.npz --shots 5,10 --episodes 500"""
 
+_RECONSTRUCT_HELP = """Which training images can be read out of the weights?
+
+Trains a network on a few images until its weights are a sum of its gradients
+there, then searches for images whose gradients add up to those weights. Shows
+every training image beside what was found, and beside what costs no attack:
+rows of the first layer, the mean image, random candidates, images that were
+never trained on. Attacks a checkpoint of your own, too. A run that was
+interrupted continues when the same command is given again.
+
+examples:
+  fastmem reconstruct              10 of scikit-learn's digits
+  fastmem reconstruct --data mnist --data-root ~/data --n 20 --victims 5
+  fastmem reconstruct --data mnist --sweep 32 --iterations 1000
+  fastmem reconstruct --data mnist --checkpoint model.safetensors
+      --members trained_on.npy
+  fastmem reconstruct --data cifar10 --n 100 --preset cifar-b9dfyspx"""
+
 _REPORT_HELP = """usage: fastmem report DIR
 
 Draws report.html of a finished run again, from its summary.json, scores.csv and report_data.npz.
@@ -320,6 +337,22 @@ def _few_shot(arguments: list[str]) -> None:
     _print_results(result.summary, str(result.run_dir), few_shot_table(result.summary))
 
 
+def _reconstruct(arguments: list[str]) -> None:
+    from fastmem.studies.reconstruct.config import OPTION_GROUPS, ReconstructConfig
+
+    read = _read("reconstruct", _RECONSTRUCT_HELP, ReconstructConfig, OPTION_GROUPS, arguments, _run_options)
+    if read is None:
+        return
+    config, options = read
+
+    from fastmem.report.reconstruct import reconstruct_table
+    from fastmem.studies.reconstruct import run_reconstruct
+    from fastmem.studies.terminal import Terminal
+
+    result = run_reconstruct(config, options.fresh, Terminal())
+    _print_results(result.summary, str(result.run_dir), reconstruct_table(result.summary))
+
+
 def _list_option(parser: ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the attacks and stop")
 
@@ -373,6 +406,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "canary": ("does a mark seen once in training leave a trace? M score of seed-matched pairs", _canary),
     "trust": ("can prediction-score attacks be believed? other non-members, fakes, calibration", _trust),
     "few-shot": ("how much leaks to an attacker who knows only a handful of members?", _few_shot),
+    "reconstruct": ("which training images can be read out of the weights? with what costs no attack", _reconstruct),
     "attack": ("the same attacks on logits or signals that you already have", _attack),
     "report": ("draw the report of a finished run again", _report),
     "info": ("versions, devices, and the backend of each operator with the reason", _info),

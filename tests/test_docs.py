@@ -22,3 +22,11 @@ def test_the_samples_that_pull_hardest(capsys: pytest.CaptureFixture[str]) -> No
     assert match is not None, said
     assert int(match[1]) >= 20
     assert "'0.weight': '" in said
+
+
+def test_reconstruction_in_python(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (DOCS / "reconstruct.md").read_text()
+    program = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    with torch.random.fork_rng():
+        exec(compile(program, "reconstruct.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("torch.Size([20, 1, 28, 28]) ")

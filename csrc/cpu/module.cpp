@@ -6,6 +6,7 @@
 
 namespace fastmem::cpu {
 void bind_few_shot(pybind11::module_& module);
+void bind_kkt(pybind11::module_& module);
 void bind_kl_div(pybind11::module_& module);
 void bind_layer_grad_stats(pybind11::module_& module);
 void bind_lira_moments(pybind11::module_& module);
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.doc() = "CPU kernels of fastmem's operators.";
   bind_isa(module);
   bind_few_shot(module);
+  bind_kkt(module);
   bind_kl_div(module);
   bind_layer_grad_stats(module);
   bind_lira_moments(module);

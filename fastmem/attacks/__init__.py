@@ -21,6 +21,7 @@ from fastmem.attacks.membership.stream import FalseMembers, draw_false_members
 from fastmem.attacks.membership.threshold import Entropy, GlobalThreshold, Loss, MaxProb, ModifiedEntropy
 from fastmem.attacks.membership.topk import TopK
 from fastmem.attacks.membership.trust import evaluate_trust
+from fastmem.attacks.reconstruct import Reconstruction, ReconstructSettings, reconstruct
 from fastmem.attacks.unique_feature import SavedAnswers, UniqueFeatureResult, unique_feature
 from fastmem.errors import UnknownNameError
 
@@ -45,6 +46,8 @@ __all__ = [
     "ModifiedEntropy",
     "NotFittedError",
     "Population",
+    "ReconstructSettings",
+    "Reconstruction",
     "SavedAnswers",
     "TopK",
     "UniqueFeatureResult",
@@ -52,6 +55,7 @@ __all__ = [
     "episodes",
     "evaluate_trust",
     "make_attack",
+    "reconstruct",
     "unique_feature",
 ]
 

@@ -8,6 +8,7 @@ from fastmem.report.artifacts import load_summary
 from fastmem.report.audit import write_audit_report
 from fastmem.report.canary import write_canary_report
 from fastmem.report.few_shot import write_few_shot_report
+from fastmem.report.reconstruct import write_reconstruct_report
 from fastmem.report.trust import write_trust_report
 
 __all__ = ["write_report"]
@@ -17,6 +18,7 @@ _WRITERS = {
     "attack": write_audit_report,
     "canary": write_canary_report,
     "few-shot": write_few_shot_report,
+    "reconstruct": write_reconstruct_report,
     "trust": write_trust_report,
 }
 
