@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fastmem import attacks, metrics
+    from fastmem import attacks, defenses, metrics
     from fastmem.ops import LogitStats, explain, kl_div, logit_margin, logit_stats, use_backend
     from fastmem.ops.grad_stats import GradStats, grad_stats
     from fastmem.ops.kkt_residual import KktResidual, kkt_residual
@@ -28,6 +28,7 @@ __all__ = [
     "Signals",
     "__version__",
     "attacks",
+    "defenses",
     "explain",
     "grad_stats",
     "kkt_residual",
@@ -41,7 +42,7 @@ __all__ = [
     "weight_importance",
 ]
 
-_MODULES = ("attacks", "metrics")
+_MODULES = ("attacks", "defenses", "metrics")
 _HOME = {
     "GradStats": "fastmem.ops.grad_stats",
     "KktResidual": "fastmem.ops.kkt_residual",

@@ -2,6 +2,7 @@
 
 from fastmem.metrics.audit import AuditMetrics, audit_metrics
 from fastmem.metrics.calibration import Reliability, expected_calibration_error, overconfidence_error, reliability
+from fastmem.metrics.entanglement import Agreement, agreement, entanglement
 from fastmem.metrics.intervals import clopper_pearson
 from fastmem.metrics.log_mia import LogMia, LogMiaValue, log_mia, log_mia_over_targets
 from fastmem.metrics.log_mia_null import log_mia_null, tp_from_log_mia
@@ -24,6 +25,7 @@ __all__ = [
     "LEVELS",
     "PRIORS",
     "VARIANTS",
+    "Agreement",
     "Answers",
     "AuditMetrics",
     "DecisionRule",
@@ -39,8 +41,10 @@ __all__ = [
     "TprAtFpr",
     "Transfer",
     "TrustMetrics",
+    "agreement",
     "audit_metrics",
     "clopper_pearson",
+    "entanglement",
     "expected_calibration_error",
     "fewest_errors",
     "image_tests",

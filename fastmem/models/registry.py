@@ -14,12 +14,19 @@ from fastmem.imports import import_object, is_import_path
 from fastmem.models.cnn import CNN
 from fastmem.models.mlp import MLP
 from fastmem.models.resnet import resnet18
+from fastmem.models.vit import vit
 from fastmem.models.wide_resnet import WideResNet
 
 __all__ = ["MODEL_NAMES", "build_model", "check_model", "count_parameters"]
 
 # Each takes (input_shape, num_classes, **options).
-_MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "cnn": CNN, "resnet18": resnet18, "wrn28-2": WideResNet}
+_MODELS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": MLP,
+    "cnn": CNN,
+    "resnet18": resnet18,
+    "wrn28-2": WideResNet,
+    "vit": vit,
+}
 
 MODEL_NAMES = tuple(_MODELS)
 
@@ -30,7 +37,7 @@ def build_model(
     """A freshly initialised network on the CPU; the same seed gives the same weights, on any device.
 
     Args:
-        name_or_path: ``mlp``, ``cnn``, ``resnet18`` or ``wrn28-2``, or ``package.module:Class`` (or a function), which
+        name_or_path: ``mlp``, ``cnn``, ``resnet18``, ``wrn28-2`` or ``vit``, or ``package.module:Class`` (or a function), which
             is called with ``options`` and with those of ``input_shape`` and ``num_classes`` that its signature takes.
         input_shape: Shape of one sample, (C, H, W) or (D,).
         num_classes: Width of the output.
