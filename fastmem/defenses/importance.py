@@ -213,7 +213,8 @@ def _along_steps(
     # Of all reference records once: the untrained network does not change.
     before = None
     if mix > 0:
-        assert reference is not None and initial is not None, "checked by weight_scores"
+        assert reference is not None, "checked by weight_scores"
+        assert initial is not None, "checked by weight_scores"
         before = _answers(model, initial, reference, like, scoring.batch_size)
     optimizer = torch.optim.SGD(model.parameters(), lr=scoring.learning_rate)
     # Two generators: the members' order is the same for every mix.
