@@ -132,6 +132,28 @@ examples:
       --members trained_on.npy
   fastmem reconstruct --data cifar10 --n 100 --preset cifar-b9dfyspx"""
 
+_REWIND_HELP = """Do a few weights carry the privacy risk, and does rewinding them help?
+
+Trains many models, each on a random half of a pool of records, finds the
+weights of each that carry most risk, puts them back to their values before
+training, freezes them there, and trains the rest on. Beside that stand the
+published ablations and defences and controls at equal compute: random
+weights, other scores, no rewinding at all. Every arm is judged by attackers
+whose own models went through the same. A run that was interrupted continues
+when the same command is given again.
+
+examples:
+  fastmem rewind                   scikit-learn's digits, 32 models
+  fastmem rewind --data fashion-mnist --data-root ~/data --model cnn
+      --fractions [0.001,0.01,0.03] --tune-epochs 20
+  fastmem rewind --data cifar10 --model resnet18 --methods cwrf,tune_only
+  fastmem rewind --loss ce --methods cwrf,tune,random,dp_sgd
+
+a model of your own, repaired (and attacked, with models of its recipe):
+  fastmem rewind --data records.npz --model package.module:Net
+      --checkpoint final.safetensors --initial init.safetensors
+      --members trained_on.npy --reference not_trained_on.npy"""
+
 _REPORT_HELP = """usage: fastmem report DIR
 
 Draws report.html of a finished run again, from its summary.json, scores.csv and report_data.npz.
@@ -353,6 +375,22 @@ def _reconstruct(arguments: list[str]) -> None:
     _print_results(result.summary, str(result.run_dir), reconstruct_table(result.summary))
 
 
+def _rewind(arguments: list[str]) -> None:
+    from fastmem.studies.rewind.config import OPTION_GROUPS, RewindConfig
+
+    read = _read("rewind", _REWIND_HELP, RewindConfig, OPTION_GROUPS, arguments, _run_options)
+    if read is None:
+        return
+    config, options = read
+
+    from fastmem.report.rewind import rewind_table
+    from fastmem.studies.rewind import run_rewind
+    from fastmem.studies.terminal import Terminal
+
+    result = run_rewind(config, options.fresh, Terminal())
+    _print_results(result.summary, str(result.run_dir), rewind_table(result.summary))
+
+
 def _list_option(parser: ArgumentParser) -> None:
     parser.add_argument("--list", action="store_true", help="list the attacks and stop")
 
@@ -407,6 +445,7 @@ _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "trust": ("can prediction-score attacks be believed? other non-members, fakes, calibration", _trust),
     "few-shot": ("how much leaks to an attacker who knows only a handful of members?", _few_shot),
     "reconstruct": ("which training images can be read out of the weights? with what costs no attack", _reconstruct),
+    "rewind": ("do a few weights carry the risk? rewind them, tune the rest, attack again", _rewind),
     "attack": ("the same attacks on logits or signals that you already have", _attack),
     "report": ("draw the report of a finished run again", _report),
     "info": ("versions, devices, and the backend of each operator with the reason", _info),

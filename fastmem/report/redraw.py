@@ -9,6 +9,7 @@ from fastmem.report.audit import write_audit_report
 from fastmem.report.canary import write_canary_report
 from fastmem.report.few_shot import write_few_shot_report
 from fastmem.report.reconstruct import write_reconstruct_report
+from fastmem.report.rewind import write_rewind_report
 from fastmem.report.trust import write_trust_report
 
 __all__ = ["write_report"]
@@ -19,6 +20,7 @@ _WRITERS = {
     "canary": write_canary_report,
     "few-shot": write_few_shot_report,
     "reconstruct": write_reconstruct_report,
+    "rewind": write_rewind_report,
     "trust": write_trust_report,
 }
 
