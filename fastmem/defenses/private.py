@@ -103,7 +103,7 @@ def fine_tune_privately(
         raise InputError("loss", "relaxloss with DP-SGD", "it looks at a batch's mean loss; take another one")
     if recipe.augment != "none":
         raise InputError("augment", f"{recipe.augment} with DP-SGD", "leave it out")
-    if errors := opacus.validators.ModuleValidator.validate(model, strict=False):
+    if errors := opacus.validators.ModuleValidator.validate(model.train(), strict=False):
         raise InputError("model", f"Opacus does not take {type(model).__name__} ({errors[0]})", "take another network")
     like = next(model.parameters())
     held = FrozenWeights(model, frozen or {})
@@ -117,7 +117,7 @@ def fine_tune_privately(
         loader = DataLoader(TensorDataset(x, y), batch_size=recipe.batch_size, shuffle=True, generator=order)
         engine = opacus.PrivacyEngine(accountant="rdp")
         wrapped, optimizer, loader = engine.make_private(
-            module=model.train(),
+            module=model,
             optimizer=make_optimizer([value for value in model.parameters() if value.requires_grad], recipe),
             data_loader=loader,
             noise_multiplier=privacy.noise,

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import FuncFormatter
 
 from fastmem.report.html import LegendEntry, figure
 from fastmem.report.plots import draw, rate_axes, step_path
@@ -83,6 +84,7 @@ def trade_off_figure(run: Run, level: str | None) -> Markup:
         axes.margins(0.08)
         if level is not None:
             axes.set_ylim(bottom=0)
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:.3g}%"))
 
     def words(value: float) -> str:
         return fixed(value) if level is None else percent(value)
@@ -174,7 +176,7 @@ def strip_figure(run: Run) -> Markup | None:
         axes.set_yticks(
             np.arange(len(rows)) + 0.5, [f"{score.upper()} {100 * fraction:g}%" for score, fraction, _ in rows]
         )
-        step = max(1, len(names) // 24)
+        step = max(1, -(-len(names) // 16))
         axes.set_xticks(np.arange(0, len(names), step) + 0.5, names[::step], rotation=60, ha="right", fontsize=6.5)
         axes.grid(visible=False)
         axes.tick_params(length=0)
@@ -188,7 +190,7 @@ def strip_figure(run: Run) -> Markup | None:
         "Columns are layers from input to output; a cell's colour and number say how many times more of its weights are "
         "among the top than if they were spread evenly (1). Means over the compared models."
     )
-    return figure(draw("strip", alt, (9.6, 1.2 + 0.26 * len(rows)), paint), caption)
+    return figure(draw("strip", alt, (4.7, 1.3 + 0.24 * len(rows)), paint), caption)
 
 
 def cloud_figure(run: Run) -> Markup | None:
