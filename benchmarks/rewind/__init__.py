@@ -1,0 +1,1 @@
+"""What fastmem rewind costs, and its figures made small enough to commit."""
