@@ -197,6 +197,13 @@ def _resolved(config: RewindConfig, dataset: Dataset, index: dict[str, np.ndarra
 def _attacks(config: RewindConfig) -> tuple[Attack, ...]:
     attacks = tuple(make_attack(key) for key in config.attack_keys)
     if config.num_models:
+        # Beside the target itself, two models that saw a record and two that did not: else there is no spread.
+        least = 6 if config.checkpoint is None else 4
+        needy = next((attack.key for attack in attacks if attack.needs_references), None)
+        if needy is not None and config.num_models < least:
+            raise InputError(
+                "num_models", f"{config.num_models}, but {needy} compares with others", f"give at least {least}"
+            )
         return attacks
     alone = tuple(attack for attack in attacks if not attack.needs_references)
     if not alone:

@@ -26,7 +26,7 @@ def rewind_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         validation=10,
         test=40,
         model_args={"hidden": [8]},
-        num_models=4,
+        num_models=6,
         recipe=Recipe(epochs=3, batch_size=16),
         tune_epochs=1,
         score_steps=2,

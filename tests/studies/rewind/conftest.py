@@ -1,4 +1,4 @@
-"""A real rewinding study that takes seconds: few digits, four models, a small perceptron."""
+"""A real rewinding study that takes seconds: few digits, six models, a small perceptron."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SMALL: dict[str, Any] = {
     "validation": 20,
     "test": 60,
     "model_args": {"hidden": [12]},
-    "num_models": 4,
+    "num_models": 6,
     "recipe": Recipe(epochs=8, batch_size=16),
     "tune_epochs": 2,
     "score_steps": 4,

@@ -90,16 +90,16 @@ def test_sets_are_disjoint_and_shadow_models_are_adaptive(small_rewind: SmallRew
     plan = with_alpha(plan, 0.37219)
     assert plan.config.relax_alpha == 0.37
     # Every model has a row of its own in every arm, and no model trained on test records.
-    assert {len(set(keys)) for keys in plan.job.arm_keys.values()} == {4}
+    assert {len(set(keys)) for keys in plan.job.arm_keys.values()} == {6}
     assert not plan.job.keep[:, 80:].any()
-    assert (plan.job.keep[:, :80].sum(axis=0) == 2).all()
+    assert (plan.job.keep[:, :80].sum(axis=0) == 3).all()
 
 
 def test_the_initial_weights_are_those_that_training_began_with(small_rewind: SmallRewind, rewind_once: Path) -> None:
     """A training of one step at rate 0 leaves exactly what rewinding goes back to."""
     still = Recipe(epochs=1, learning_rate=0.0, batch_size=64)
     plan = make_plan(small_rewind(recipe=still))
-    for row, state in enumerate(task_module.train_states(plan.job, still, (0, 1, 2, 3))):
+    for row, state in enumerate(task_module.train_states(plan.job, still, (0, 1))):
         first = initial_state(plan.job, row)
         assert all(torch.equal(first[name], state[name]) for name in state)
 
@@ -161,11 +161,11 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
         return whole(*args, **options)
 
     monkeypatch.setattr(task_module, "rewind", stops)
-    with pytest.raises(RewindInterruptedError, match="8 models are kept"):
+    with pytest.raises(RewindInterruptedError, match="12 models are kept"):
         run_rewind(small_rewind())
     assert not (tmp_path / "run" / "summary.json").exists()
     result = run_rewind(small_rewind())
-    assert (result.trained, result.repaired) == (0, 3)
+    assert (result.trained, result.repaired) == (0, 5)
     assert _bytes(tmp_path / "run") == _bytes(rewind_once)
 
 
@@ -182,9 +182,9 @@ def test_another_score_leaves_what_does_not_rank_by_it(
 
     monkeypatch.setattr(task_module, "rewind", counts)
     result = run_rewind(small_rewind(mix=0.9))
-    assert (result.trained, result.repaired) == (0, 4)
+    assert (result.trained, result.repaired) == (0, 6)
     # Ten arms rank weights; tuning alone and what trains from scratch stay.
-    assert len(asked) == 4 * 10
+    assert len(asked) == 6 * 10
 
 
 def test_bad_input_is_refused_before_anything_is_written(small_rewind: SmallRewind, tmp_path: Path) -> None:
@@ -195,6 +195,7 @@ def test_bad_input_is_refused_before_anything_is_written(small_rewind: SmallRewi
         ({"fractions": ()}, "fractions"),
         ({"control_fraction": 0.0}, "control_fraction"),
         ({"num_models": 5}, "num_models"),
+        ({"num_models": 4}, "num_models.*lira_online_fixed"),
         ({"mix": 2.0}, "mix"),
         ({"loss": "mse"}, "loss"),
         ({"loss": "hamp", "loss_args": {"gamma": 1}}, "gamma"),
