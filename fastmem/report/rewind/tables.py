@@ -87,9 +87,8 @@ def claim_table(run: Run) -> Markup:
     for claim in run.claims:
         area = claim.text("figure") == "auc"
         gap = Estimate(*(claim.number(name) for name in ("mean", "low", "high")))
-        holds = claim.data.get("holds")
-        verdict = {True: Cell("holds", tone="good"), False: Cell("the reverse", tone="bad")}.get(
-            holds, Cell("not told apart", tone="muted")
+        verdict = {"True": Cell("holds", tone="good"), "False": Cell("the reverse", tone="bad")}.get(
+            claim.text("holds"), Cell("not told apart", tone="muted")
         )
         what = "AUC" if area else "test accuracy"
         rows.append([Cell(claim.text("claim")), Cell(_signed(gap) if area else _points(gap), [what]), verdict])

@@ -16,6 +16,8 @@ __all__ = ["HEADLINE", "answer_sentence", "headline_attack", "ordering", "rewind
 
 #: The order in which an attack becomes the one that the answer speaks of.
 HEADLINE = ("lira_online_fixed", "lira_online", "rmia_online", "lira_offline_cdf_fixed", "rmia_offline", "loss")
+# Right answers beyond chance on its own records, as a share of all there could be.
+_LITTLE = 0.2
 
 
 def headline_attack(attacks: Mapping[str, Any]) -> str:
@@ -96,7 +98,9 @@ def answer_sentence(outcomes: Mapping[str, ArmOutcome], claims: list[dict[str, A
     return "; ".join(parts) + "."
 
 
-def rewind_warnings(outcomes: Mapping[str, ArmOutcome], config: RewindConfig, source: str | None) -> list[str]:
+def rewind_warnings(
+    outcomes: Mapping[str, ArmOutcome], config: RewindConfig, source: str | None, num_classes: int
+) -> list[str]:
     """Sentences on controls off chance, what the scale cannot show, and what is not what it seems."""
     warnings = []
     for outcome in outcomes.values():
@@ -107,6 +111,12 @@ def rewind_warnings(outcomes: Mapping[str, ArmOutcome], config: RewindConfig, so
     if not level["resolvable"]:
         warnings.append(
             "0.1% false positives cannot be resolved with these records: TPR there is no evidence of anything"
+        )
+    learned = outcomes["none"].entry["train_accuracy"]["mean"]
+    if config.checkpoint is not None and learned - 1 / num_classes < _LITTLE * (1 - 1 / num_classes):
+        warnings.append(
+            f"the checkpoint is right on {learned:.1%} of its members, hardly more than by chance: its inputs were normalised "
+            "otherwise (--input-mean, --input-std), or --members names other records; do not trust this run"
         )
     if config.num_models and config.num_models < 16:
         warnings.append(

@@ -43,7 +43,7 @@ _ON_REQUEST = ("dp_sgd",)
 OPTION_GROUPS = {
     "Data": ("data", "data_root", "pool", "reference_size", "validation", "test"),
     "Models and training": ("model", "model_args", "num_models"),
-    "A model of your own": ("checkpoint", "initial", "initial_seed", "members", "reference"),
+    "A model of your own": ("checkpoint", "initial", "initial_seed", "members", "reference", "input_mean", "input_std"),
     "Scores": ("mix", "score_steps", "score_learning_rate", "kl_direction", "scope", "norms", "biases", "entangled"),
     "Rewinding and tuning": (
         "methods",
@@ -104,6 +104,10 @@ class RewindConfig:
     """Which records of --data it was trained on: a .npy file, bool, or record numbers."""
     reference: str | None = None
     """Which records to take as the reference: a .npy file, bool, or record numbers (default: drawn at random)."""
+    input_mean: tuple[float, ...] | None = None
+    """Mean that its inputs were normalised by, a value a channel, of pixels from 0 to 1 (default: that of all of --data)."""
+    input_std: tuple[float, ...] | None = None
+    """Standard deviation, likewise."""
 
     mix: float = 0.5
     """Share of the KL term in the loss of the privacy score (PVE), 0 to 1."""
@@ -170,7 +174,9 @@ class RewindConfig:
     """Seed of the split, the models, the scores and fine-tuning."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fractions", tuple(self.fractions))
+        for name in ("fractions", "input_mean", "input_std"):  # lists, where they come from YAML
+            if (values := getattr(self, name)) is not None:
+                object.__setattr__(self, name, tuple(values))
         for name, accepted in (
             ("device", DEVICE_NAMES),
             ("engine", ENGINE_NAMES),
@@ -280,7 +286,7 @@ class RewindConfig:
 
     def _check_own(self) -> None:
         if self.checkpoint is None:
-            for name in ("initial", "initial_seed", "members", "reference"):
+            for name in OPTION_GROUPS["A model of your own"][1:]:
                 if getattr(self, name) is not None:
                     raise InputError(name, f"{getattr(self, name)} without a checkpoint", "add --checkpoint FILE")
             return

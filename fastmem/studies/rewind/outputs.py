@@ -55,7 +55,7 @@ def write_rewind_results(plan: RewindPlan, found: Sequence[ArmOutcome], stages: 
         "entanglement": compared,
         "repaired": None if job.given is None else DELIVERED,
         "stages": stages,
-        "warnings": rewind_warnings(outcomes, config, None if job.given is None else job.given.source),
+        "warnings": rewind_warnings(outcomes, config, None if job.given is None else job.given.source, job.num_classes),
     }
     write_scores(folder, _score_columns(plan, found))
     write_arrays(folder, arrays)

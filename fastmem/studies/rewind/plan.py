@@ -228,11 +228,7 @@ def _job(
         known = index["pool"] < len(dataset)
         inside[known] = own.members[index["pool"][known]]
         keep = np.concatenate([inside[None], keep])
-    mean, std = (
-        Dataset("pool", torch.from_numpy(pool[0]), torch.from_numpy(pool[1]), dataset.num_classes).channel_stats()
-        if own is None
-        else dataset.channel_stats()
-    )
+    mean, std = _normalisation(config, dataset, pool, own)
     whole = np.zeros((len(keep), len(pool[0]) + len(test[0])), bool)
     whole[:, : len(pool[0])] = keep
     seeds = tuple(int(content_key(seed=config.seed, model=model)[:15], 16) for model in range(len(keep)))
@@ -252,12 +248,27 @@ def _job(
         validation_x=validation[0],
         validation_y=validation[1],
         num_classes=dataset.num_classes,
-        mean=mean.numpy(),
-        std=std.numpy(),
+        mean=mean,
+        std=std,
         device=device,
         folder=str(config.run_dir),
         given=None if own is None else own.given,
     )
+
+
+def _normalisation(
+    config: RewindConfig, dataset: Dataset, pool: tuple[np.ndarray, np.ndarray], own: Own | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """That of the pool; for a model of the user's own what was given, else that of the whole data set."""
+    if own is None:
+        dataset = Dataset("pool", torch.from_numpy(pool[0]), torch.from_numpy(pool[1]), dataset.num_classes)
+    mean, std = (part.numpy() for part in dataset.channel_stats())
+    if config.input_mean is None or config.input_std is None:
+        return mean, std
+    for name, values in (("input_mean", config.input_mean), ("input_std", config.input_std)):
+        if len(values) != len(mean) or not np.isfinite(values).all() or (name == "input_std" and min(values) <= 0):
+            raise InputError(name, f"{list(values)}", f"give {len(mean)} finite numbers, a value a channel or feature")
+    return np.array(config.input_mean, mean.dtype), np.array(config.input_std, std.dtype)
 
 
 def _with_training_keys(job: Job, dataset: Dataset) -> Job:

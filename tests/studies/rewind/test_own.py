@@ -89,6 +89,16 @@ def test_shadow_models_go_the_same_way_and_the_seed_stands_for_the_file(
     assert any("made again from seed" in warning for warning in by_seed.summary["warnings"])
 
 
+@pytest.mark.usefixtures("without_report")
+def test_inputs_that_were_normalised_otherwise_are_warned_of(own: dict[str, Any], small_rewind: SmallRewind) -> None:
+    def warned(mean: float) -> bool:
+        config = small_rewind(**own, **SIZES, methods="cwrf", input_mean=(mean,), input_std=(0.37,))
+        return any("normalised otherwise" in warning for warning in run_rewind(config).summary["warnings"])
+
+    assert not warned(0.305)
+    assert warned(-400.0)
+
+
 def test_missing_initial_weights_are_refused_with_the_way_out(own: dict[str, Any], small_rewind: SmallRewind) -> None:
     with pytest.raises(InputError, match=r"weights before training are missing.*--initial-seed"):
         small_rewind(**{**own, "initial": None}, **SIZES)
@@ -108,6 +118,8 @@ def test_what_does_not_fit_is_named(own: dict[str, Any], small_rewind: SmallRewi
         ({"methods": "tune"}, InputError, "methods"),
         ({"attacks": "lira_online"}, InputError, "attacks"),
         ({"test": 5000}, InputError, "members"),
+        ({"input_mean": (0.5,)}, InputError, "input_mean, input_std"),
+        ({"input_mean": (0.5,), "input_std": (0.0,)}, InputError, "input_std"),
     ):
         with pytest.raises(error, match=word):
             run_rewind(small_rewind(**{**own, **SIZES, **changes}))
