@@ -175,6 +175,12 @@ def weight_scores(
         raise InputError(
             "initial", f"none for score {kind!r}, which compares with the network before training", "give its state"
         )
+    if initial is not None and (
+        wrong := next(
+            (n for n, value in model.named_parameters() if n not in initial or initial[n].shape != value.shape), ""
+        )
+    ):
+        raise InputError("initial", f"{wrong} is missing or of another shape", "give the state of this very network")
     if kind in _NEED_REFERENCE and reference is None:
         raise InputError("reference", f"none for score {kind!r}", "give records that the network was not trained on")
     names = list(eligible_weights(model, norms, biases))
@@ -298,7 +304,7 @@ def _of_weights(
         if kind == "weight":
             scores[name] = wide.abs()
         elif kind == "moved":
-            assert initial is not None
+            assert initial is not None, "checked by weight_scores"
             scores[name] = (wide - initial[name].to(wide)).abs()
         else:
             scores[name] = torch.rand(value.shape, dtype=wide.dtype, generator=generator).to(wide.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,7 @@ class RelaxLoss(Loss):
         mean = own.mean()
         if epoch % 2 == 0:
             return (mean - self.alpha).abs()
-        # Both branches cost little beside the model; choosing on the device would wait for nothing less.
+        # The one wait for a GPU in a step; computing both branches everywhere would cost more than it.
         if float(mean.detach()) > self.alpha:
             return mean
         sure = (-own.detach()).exp()
@@ -118,7 +118,7 @@ class Hamp(Loss):
             rest = (1 - p) / (num_classes - 1)
             return -sum(share * math.log(share) for share in (p, *[rest] * (num_classes - 1)) if share > 0) - wanted
 
-        return 1.0 if wanted == 0 else float(brentq(beyond, 1 / num_classes, 1.0))
+        return 1.0 if wanted == 0 else cast(float, brentq(beyond, 1 / num_classes, 1.0))
 
     def __call__(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
         """The loss of a batch."""
@@ -134,8 +134,9 @@ class Hamp(Loss):
 class ConvexConcave(Loss):
     """A convex and a concave term in ``p_y``, in the style of CCL (Liu et al. 2024, arXiv:2402.05453).
 
-    ``mean(share (-log p_y) + (1 - share) (e - exp(p_y)))``: the second term pulls less at what is known well no more
-    than at what is not, so that losses of members spread. The published family has more members; this is one of them.
+    ``mean(share (-log p_y) + (1 - share) (e - exp(p_y)))``: a convex loss pulls hardest at the records known least, which
+    draws the members' losses together near 0; the concave term pulls hardest at those known best, and leaves them spread.
+    The published family has more members; this is one of them.
 
     Args:
         share: Of the convex term, above 0 and at most 1.

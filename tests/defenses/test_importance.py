@@ -140,6 +140,8 @@ def test_missing_input_is_named(trained: Trained) -> None:
         weight_scores(trained.model, trained.members, kind="pv")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="initial"):
         weight_scores(trained.model, trained.members, trained.reference)
+    with pytest.raises(InputError, match=r"initial: 0\.weight is missing"):
+        weight_scores(trained.model, trained.members, kind="moved", initial={})
     with pytest.raises(InputError, match="reference"):
         weight_scores(trained.model, trained.members, initial=trained.initial)
     with pytest.raises(InputError, match="not finite"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
 from torch import Tensor, nn
@@ -56,12 +56,7 @@ def write_entanglement(job: Job, row: int, network: nn.Module, scores: Callable[
         "layers": {name: {"kind": kind, "weights": int(arrays["pve"][name].size)} for name, kind in kinds.items()},
     }
     shares = {
-        f"share_{score}_{fraction:g}": np.array(
-            [
-                mask.count / mask.shape.numel()
-                for mask in top_fraction(scores(score), fraction, job.config.scope).masks.values()
-            ]  # type: ignore[arg-type]
-        )
+        f"share_{score}_{fraction:g}": _shares(scores(score), fraction, job.config.scope)
         for score in ("pve", "tfo")
         for fraction in dict.fromkeys((*job.config.fractions, job.config.control_fraction))
     }
@@ -80,6 +75,12 @@ def read_entanglement(file: Path, key: str) -> tuple[dict[str, Any], dict[str, n
     except Exception:  # a damaged file may fail in any way, and is made again
         return None
     return (found, arrays) if found.get("key") == key else None
+
+
+def _shares(scores: dict[str, Tensor], fraction: float, scope: str) -> np.ndarray:
+    """Which part of each tensor's weights is in the top."""
+    masks = top_fraction(scores, fraction, cast(Literal["global", "layer"], scope)).masks
+    return np.array([mask.count / mask.shape.numel() for mask in masks.values()])
 
 
 def _mass(scores: Mapping[str, np.ndarray]) -> dict[str, float]:
