@@ -85,16 +85,14 @@ def answer_sentence(outcomes: Mapping[str, ArmOutcome], claims: list[dict[str, A
         )
     if rewound is not None:
         gap = f"{signed(rewound['mean'])} ({signed(rewound['low'])} to {signed(rewound['high'])})"
+        alone = f"the same tuning without rewinding (accuracy {percent(float(outcomes[rewound['b']].accuracy.mean()))})"
         verdict = {
-            True: f"beyond the same tuning without rewinding the AUC changes by {gap}: rewinding itself helps",
-            False: f"but the same tuning without rewinding leaves less to find (difference {gap})",
-            None: f"but the same tuning without rewinding does as much (difference {gap}): the tuning helps, not the rewinding",
+            True: f"beyond {alone} the AUC changes by {gap}: rewinding itself lowers what is found",
+            False: f"but {alone} leaves less to find (difference {gap})",
+            None: f"but {alone} leaves as much to find (difference {gap})",
         }
-        parts.append(
-            verdict[rewound["holds"]]
-            if np.isfinite(rewound["low"])
-            else f"beyond the same tuning alone: {signed(rewound['mean'])}"
-        )
+        unknown = f"beyond {alone} the AUC changes by {signed(rewound['mean'])}"
+        parts.append(verdict[rewound["holds"]] if np.isfinite(rewound["low"]) else unknown)
     return "; ".join(parts) + "."
 
 
