@@ -67,7 +67,12 @@ SCORES: dict[str, str] = {
 }
 assert set(SCORES) == set(get_args(ScoreKind))
 
-_TRAJECTORY = {"pve": "abs_gw", "tfo": "abs_gw", "kl_only": "abs_gw", "grad": "abs_g"}
+_TRAJECTORY: dict[str, Literal["abs_gw", "abs_g"]] = {
+    "pve": "abs_gw",
+    "tfo": "abs_gw",
+    "kl_only": "abs_gw",
+    "grad": "abs_g",
+}
 _NEED_INITIAL = ("pve", "kl_only", "grad", "moved")
 _NEED_REFERENCE = ("pve", "kl_only", "grad", "past", "past_w")
 
@@ -243,9 +248,8 @@ def _along_steps(
         optimizer.zero_grad()
         loss.backward()
         gradients = {name: parameters[name].grad for name in names}
-        scores = weight_importance(
-            {name: parameters[name] for name in names}, gradients, _TRAJECTORY[kind], scores=scores
-        )  # type: ignore[arg-type]
+        weights = {name: parameters[name] for name in names}
+        scores = weight_importance(weights, gradients, _TRAJECTORY[kind], scores=scores)
         optimizer.step()
     assert scores is not None
     return scores
