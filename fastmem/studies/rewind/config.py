@@ -290,6 +290,8 @@ class RewindConfig:
                 if getattr(self, name) is not None:
                     raise InputError(name, f"{getattr(self, name)} without a checkpoint", "add --checkpoint FILE")
             return
+        if (self.input_mean is None) != (self.input_std is None):
+            raise InputError("input_mean, input_std", "one without the other", "give both or none")
         if self.members is None:
             raise InputError(
                 "members", "not given for the checkpoint", "add --members FILE.npy: what it was trained on"
