@@ -59,8 +59,8 @@ def require_opacus() -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            import opacus
-            import opacus.validators
+            import opacus  # type: ignore[import-not-found]
+            import opacus.validators  # type: ignore[import-not-found]
     except ImportError as error:
         raise InputError("dp", f"DP-SGD needs Opacus ({error})", "pip install 'fastmem[dp]'") from error
     return opacus

@@ -4,6 +4,8 @@
 // leave, of relative error at most 1.3e-7 in float and 3.3e-18 in double.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/kernels/vec.h"
 
 namespace fastmem::cpu::FASTMEM_ISA {
@@ -89,6 +91,10 @@ FASTMEM_INLINE Vec<T, N> round(Vec<T, N> x) {
 // the lowest bits; shifted left by kMantissaBits they act as an exponent. Adders, multipliers and
 // integer units are all busy in these kernels, and this way takes the least of each.
 
+// Bits whose sums wrap: lanes without a number of their own overflow, and are left unused.
+template <class T>
+using Bits = Register<std::make_unsigned_t<Integer<T>>>;
+
 // 2^n where `biased` is kIntegers + kBias + n; 0 for n = -kBias.
 template <class T, int N>
 FASTMEM_INLINE Vec<T, N> power_of_two(Vec<T, N> biased) {
@@ -101,7 +107,7 @@ FASTMEM_INLINE Vec<T, N> power_of_two(Vec<T, N> biased) {
 // x * 2^n for x near 1 and a normal result, where `integers` is kIntegers + n.
 template <class T, int N>
 FASTMEM_INLINE Vec<T, N> times_power_of_two(Vec<T, N> x, Vec<T, N> integers) {
-  using I = Register<Integer<T>>;
+  using I = Bits<T>;
   FASTMEM_EACH_REGISTER(
       x, bit_cast<Register<T>>(bit_cast<I>(x.r[i]) +
                                (bit_cast<I>(integers.r[i]) << Constants<T>::kMantissaBits)));
@@ -203,12 +209,14 @@ struct LogParts {
 template <class T, int N>
 FASTMEM_INLINE LogParts<T, N> log_parts(Vec<T, N> y, Vec<T, N> y_minus_1) {
   using C = Constants<T>;
-  using I = Register<Integer<T>>;
+  using I = Bits<T>;
   LogParts<T, N> log;
   const auto sqrt_half = bit_cast<I>(Register<T>{} + T(0.70710678118654752));
   for (int i = 0; i < N; ++i) {
-    const I shifted = bit_cast<I>(y.r[i]) - sqrt_half, k = shifted >> C::kMantissaBits;
-    const auto mantissa = bit_cast<Register<T>>(shifted - (k << C::kMantissaBits) + sqrt_half);
+    const I shifted = bit_cast<I>(y.r[i]) - sqrt_half;
+    const auto k = bit_cast<Register<Integer<T>>>(shifted) >> C::kMantissaBits;
+    const auto mantissa =
+        bit_cast<Register<T>>(shifted - (bit_cast<I>(k) << C::kMantissaBits) + sqrt_half);
     log.f.r[i] = k == 0 ? y_minus_1.r[i] : mantissa - 1;
     log.whole.r[i] = __builtin_convertvector(k, Register<T>) * C::kLn2;
   }
