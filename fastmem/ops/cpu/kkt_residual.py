@@ -16,7 +16,7 @@ from fastmem.ops._kkt.problem import Problem, Solved
 from fastmem.ops._native import DTYPE_CODES, cpu_module, why_no_cpu
 from fastmem.ops._registry import Backend, register
 
-_FUNCTIONS = ("kkt_pack", "kkt_product", "kkt_activate", "kkt_rise")
+_FUNCTIONS = ("isa", "kkt_panel", "kkt_pack", "kkt_product", "kkt_activate", "kkt_rise")
 
 
 @dataclass(frozen=True, eq=False)
