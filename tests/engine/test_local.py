@@ -100,7 +100,7 @@ def test_workers_end_with_their_parent(tmp_path: Path, sent: signal.Signals) -> 
         assert len(pids) == 2
         # Ctrl-C reaches the whole group, as from a terminal; a kill only the parent.
         os.killpg(parent.pid, sent) if sent == signal.SIGINT else parent.kill()
-        _, noise = parent.communicate(timeout=30)
+        _, noise = parent.communicate(timeout=120)
         deadline = time.monotonic() + 10
         while any(map(_alive, pids)) and time.monotonic() < deadline:
             time.sleep(0.05)

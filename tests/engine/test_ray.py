@@ -182,7 +182,7 @@ def test_ctrl_c_leaves_no_process_and_no_file_behind(tmp_path: Path) -> None:
             time.sleep(0.05)
         (worker,) = (int(path.name) for path in marks.iterdir())
         parent.send_signal(signal.SIGINT)
-        _, noise = parent.communicate(timeout=60)
+        _, noise = parent.communicate(timeout=180)
         deadline = time.monotonic() + 20
         while _alive(worker) and time.monotonic() < deadline:
             time.sleep(0.05)
