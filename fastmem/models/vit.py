@@ -36,7 +36,9 @@ def vit(
         InputError: If samples are not square images, the patch does not divide them, or torchvision does not import.
     """
     if len(input_shape) != 3 or input_shape[1] != input_shape[2]:
-        raise InputError("model", f"vit on samples of shape {list(input_shape)}", "it takes images [C, H, H], square ones")
+        raise InputError(
+            "model", f"vit on samples of shape {list(input_shape)}", "it takes images [C, H, H], square ones"
+        )
     channels, side, _ = input_shape
     if patch is None:
         patch = next((size for size in (4, 7, 2) if side % size == 0 and side > size), 1)
