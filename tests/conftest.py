@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What the command line prints is read back as plain text.
 os.environ.pop("FORCE_COLOR", None)
+
+# A shell's background job ignores Ctrl-C and so would the commands that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure, and every run draws the same examples.
 settings.register_profile("fastmem", deadline=None, derandomize=True)
