@@ -1,16 +1,17 @@
-"""A user's own function or class by its import path, ``package.module:name``."""
+"""Imports by name: a user's own function or class (``package.module:name``), and names of a package on first use."""
 
 from __future__ import annotations
 
 import importlib
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fastmem.errors import InputError
 
-__all__ = ["import_object", "is_import_path"]
+__all__ = ["import_object", "is_import_path", "lazy_names"]
 
 _IMPORT_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*")
 
@@ -47,6 +48,24 @@ def import_object(argument: str, path: str) -> Any:
             raise InputError(argument, f"module {module_name!r} has no {attributes!r}", "give package.module:name")
         found = getattr(found, name)
     return found
+
+
+def lazy_names(package: str, home: Mapping[str, str]) -> Callable[[str], Any]:
+    """A package's ``__getattr__`` (PEP 562) for names that load when they are first used.
+
+    Args:
+        package: The package, its ``__name__``.
+        home: For each name the module of the package that holds it.
+    """
+
+    def load(name: str) -> Any:
+        if name not in home:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return load
 
 
 def _one_line(error: BaseException) -> str:

@@ -5,9 +5,9 @@ The writer and the queries load when they are first used: attacks on saved array
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from fastmem.imports import lazy_names
 from fastmem.signals.names import STAT_NAMES, stored_names
 from fastmem.signals.signals import Signals
 
@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["STAT_NAMES", "Signals", "SignalsWriter", "query_model", "query_models", "stored_groups", "stored_names"]
 
-_HOME = {"SignalsWriter": "store", "query_model": "query", "query_models": "query", "stored_groups": "stored"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module 'fastmem.signals' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"fastmem.signals.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__, {"SignalsWriter": "store", "query_model": "query", "query_models": "query", "stored_groups": "stored"}
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fastmem.imports import lazy_names
 
 if TYPE_CHECKING:
     from fastmem.studies.attack.config import AttackConfig
@@ -11,12 +12,4 @@ if TYPE_CHECKING:
 
 __all__ = ["AttackConfig", "run_attack"]
 
-_HOME = {"AttackConfig": "config", "run_attack": "run"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, {"AttackConfig": "config", "run_attack": "run"})

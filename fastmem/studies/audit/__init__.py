@@ -6,29 +6,24 @@ the report's libraries.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fastmem.imports import lazy_names
 
 if TYPE_CHECKING:
     from fastmem.studies.audit.config import AuditConfig
-    from fastmem.studies.audit.run import AuditInterruptedError, AuditResult, run_audit, run_shard
+    from fastmem.studies.audit.run import AuditResult, run_audit, run_shard
     from fastmem.studies.audit.shard import Shard
 
-__all__ = ["AuditConfig", "AuditInterruptedError", "AuditResult", "Shard", "run_audit", "run_shard"]
+__all__ = ["AuditConfig", "AuditResult", "Shard", "run_audit", "run_shard"]
 
-_HOME = {
-    "AuditConfig": "config",
-    "AuditInterruptedError": "run",
-    "AuditResult": "run",
-    "Shard": "shard",
-    "run_audit": "run",
-    "run_shard": "run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "AuditConfig": "config",
+        "AuditResult": "run",
+        "Shard": "shard",
+        "run_audit": "run",
+        "run_shard": "run",
+    },
+)

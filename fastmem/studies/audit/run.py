@@ -26,19 +26,16 @@ from fastmem.studies.audit.shard import Shard
 from fastmem.studies.audit.store import load_saved, missing_rows, prepare_store, save
 from fastmem.studies.audit.target import target_warnings
 from fastmem.studies.audit.task import train_and_query, try_training
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.studies.membership import Outcome, evaluate_stored
 from fastmem.studies.results import OUTPUTS, mask_counts, spread, write_config, write_results, write_summary
 from fastmem.studies.terminal import Terminal
 
-__all__ = ["AuditInterruptedError", "AuditResult", "run_audit", "run_shard"]
+__all__ = ["AuditResult", "run_audit", "run_shard"]
 
 _ROUNDS = 2
 # Says which audit the shards in a folder work on.
 _SHARDS_NOTE = ".shards"
-
-
-class AuditInterruptedError(KeyboardInterrupt):
-    """Ctrl-C, with a word on what is kept: the same call continues after it."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def run_audit(config: AuditConfig, fresh: bool = False, terminal: Terminal | Non
     Raises:
         InputError: If the config does not fit the data, the attacks or the machine; nothing is written then.
         StoreError: If the folder is used by another process, damaged, full or cannot be written.
-        AuditInterruptedError: After Ctrl-C.
+        StudyInterruptedError: After Ctrl-C.
     """
     terminal = terminal or Terminal(quiet=True)
     plan = _prepare(config, terminal)
@@ -89,7 +86,7 @@ def run_audit(config: AuditConfig, fresh: bool = False, terminal: Terminal | Non
             outcomes = _attack(plan, engine, terminal)
             summary = _write(plan, outcomes, terminal)
         except KeyboardInterrupt as interrupt:
-            raise AuditInterruptedError(f"all models are kept in {plan.kept_in}") from interrupt
+            raise StudyInterruptedError(f"all models are kept in {plan.kept_in}") from interrupt
     return AuditResult(folder.path, summary, trained)
 
 
@@ -110,7 +107,7 @@ def run_shard(config: AuditConfig, shard: Shard, terminal: Terminal | None = Non
         InputError: If the config does not fit the data, the attacks or the machine; nothing is written then.
         StoreError: If a whole run, the same shard, or shards of another audit work in the folder, or it is damaged, full
             or cannot be written.
-        AuditInterruptedError: After Ctrl-C.
+        StudyInterruptedError: After Ctrl-C.
     """
     terminal = terminal or Terminal(quiet=True)
     plan = replace(_prepare(config, terminal), shard=shard)
@@ -201,7 +198,7 @@ def _fill_store(plan: AuditPlan, missing: dict[str, list[int]], engine: Engine, 
                 if not any(missing.values()):
                     return trained
     except KeyboardInterrupt as interrupt:
-        raise AuditInterruptedError(f"{done} of {total} models are kept in {plan.kept_in}") from interrupt
+        raise StudyInterruptedError(f"{done} of {total} models are kept in {plan.kept_in}") from interrupt
     raise StoreError(plan.job.store, f"{_count(missing)} rows are damaged as soon as written", "check the disk")
 
 

@@ -5,21 +5,14 @@ The names load when they are first used, as in :mod:`fastmem.studies.audit`.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fastmem.imports import lazy_names
 
 if TYPE_CHECKING:
     from fastmem.studies.canary.config import CanaryConfig
-    from fastmem.studies.canary.run import CanaryInterruptedError, CanaryResult, run_canary
+    from fastmem.studies.canary.run import CanaryResult, run_canary
 
-__all__ = ["CanaryConfig", "CanaryInterruptedError", "CanaryResult", "run_canary"]
+__all__ = ["CanaryConfig", "CanaryResult", "run_canary"]
 
-_HOME = {"CanaryConfig": "config", "CanaryInterruptedError": "run", "CanaryResult": "run", "run_canary": "run"}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(__name__, {"CanaryConfig": "config", "CanaryResult": "run", "run_canary": "run"})

@@ -26,6 +26,7 @@ from fastmem.studies.canary.plan import CanaryPlan, bytes_on_disk, make_plan
 from fastmem.studies.canary.questions import answers_from, read_answers
 from fastmem.studies.canary.store import FOLDERS, Row, load_row, missing_rows, sweep
 from fastmem.studies.canary.task import answers_of, build, score, train_and_score, try_training
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.studies.results import (
     OUTPUTS,
     spread,
@@ -38,14 +39,10 @@ from fastmem.studies.results import (
 from fastmem.studies.terminal import Terminal
 from fastmem.training import load_checkpoint, load_into
 
-__all__ = ["CanaryInterruptedError", "CanaryResult", "run_canary"]
+__all__ = ["CanaryResult", "run_canary"]
 
 _ROUNDS = 2
 _SHOWN_CANARIES, _SHOWN_IMAGES, _SHOWN_CONTROLS = 6, 4, 6
-
-
-class CanaryInterruptedError(KeyboardInterrupt):
-    """Ctrl-C, with a word on what is kept: the same call continues after it."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def run_canary(config: CanaryConfig, fresh: bool = False, terminal: Terminal | N
     Raises:
         InputError: If the config does not fit the data or the machine; nothing is written then.
         StoreError: If the folder is used by another process, damaged, full or cannot be written.
-        CanaryInterruptedError: After Ctrl-C.
+        StudyInterruptedError: After Ctrl-C.
     """
     terminal = terminal or Terminal(quiet=True)
     with terminal.stage("prepare", 1) as advance:
@@ -123,7 +120,7 @@ def _fill(plan: CanaryPlan, folder: RunFolder, engine: Engine, terminal: Termina
                 if not any(missing.values()):
                     return trained, work
     except KeyboardInterrupt as interrupt:
-        raise CanaryInterruptedError(f"{done} of {total} models are kept in {folder.path}") from interrupt
+        raise StudyInterruptedError(f"{done} of {total} models are kept in {folder.path}") from interrupt
     raise StoreError(str(folder.path), f"{_count(missing)} files are damaged as soon as written", "check the disk")
 
 

@@ -24,20 +24,17 @@ from fastmem.studies.few_shot.config import FewShotConfig
 from fastmem.studies.few_shot.plan import FewShotPlan, make_plan
 from fastmem.studies.few_shot.store import FOLDERS, Answers, load_answers, missing_rows, sweep
 from fastmem.studies.few_shot.task import train_and_ask
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.studies.membership import Outcome, Tables
 from fastmem.studies.results import OUTPUTS, mask_counts, spread, write_config, write_results
 from fastmem.studies.terminal import Terminal
 
-__all__ = ["FewShotInterruptedError", "FewShotResult", "run_few_shot"]
+__all__ = ["FewShotResult", "run_few_shot"]
 
 _ROUNDS = 2
 _PACK = 8
 _OVERHEAD = 4 << 20  # the report and the tables
 _VALUE_BYTES = 4
-
-
-class FewShotInterruptedError(KeyboardInterrupt):
-    """Ctrl-C, with a word on what is kept: the same call continues after it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def run_few_shot(config: FewShotConfig, fresh: bool = False, terminal: Terminal 
     Raises:
         InputError: If the config does not fit the data, the files or the machine; nothing is written then.
         StoreError: If the folder is used by another process, damaged, full or cannot be written.
-        FewShotInterruptedError: After Ctrl-C.
+        StudyInterruptedError: After Ctrl-C.
     """
     terminal = terminal or Terminal(quiet=True)
     with terminal.stage("prepare", 1) as advance:
@@ -85,7 +82,7 @@ def run_few_shot(config: FewShotConfig, fresh: bool = False, terminal: Terminal 
         try:
             summary = _attack(plan, engine, terminal)
         except KeyboardInterrupt as interrupt:
-            raise FewShotInterruptedError(f"all models are kept in {folder.path}") from interrupt
+            raise StudyInterruptedError(f"all models are kept in {folder.path}") from interrupt
     return FewShotResult(folder.path, summary, trained)
 
 
@@ -116,7 +113,7 @@ def _fill(plan: FewShotPlan, folder: RunFolder, engine: Engine, terminal: Termin
                 if not any(missing.values()):
                     return trained
     except KeyboardInterrupt as interrupt:
-        raise FewShotInterruptedError(f"{done} of {total} models are kept in {folder.path}") from interrupt
+        raise StudyInterruptedError(f"{done} of {total} models are kept in {folder.path}") from interrupt
     raise StoreError(str(folder.path), "models are damaged as soon as written", "check the disk")
 
 

@@ -5,26 +5,21 @@ The names load when they are first used: ``--help`` needs no torch.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from fastmem.imports import lazy_names
 
 if TYPE_CHECKING:
     from fastmem.studies.reconstruct.config import ReconstructConfig
-    from fastmem.studies.reconstruct.run import ReconstructInterruptedError, ReconstructResult, run_reconstruct
+    from fastmem.studies.reconstruct.run import ReconstructResult, run_reconstruct
 
-__all__ = ["ReconstructConfig", "ReconstructInterruptedError", "ReconstructResult", "run_reconstruct"]
+__all__ = ["ReconstructConfig", "ReconstructResult", "run_reconstruct"]
 
-_HOME = {
-    "ReconstructConfig": "config",
-    "ReconstructInterruptedError": "run",
-    "ReconstructResult": "run",
-    "run_reconstruct": "run",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ReconstructConfig": "config",
+        "ReconstructResult": "run",
+        "run_reconstruct": "run",
+    },
+)

@@ -23,6 +23,7 @@ from fastmem.metrics.reconstruction import correlations, greedy_matching, mean_i
 from fastmem.models import count_parameters
 from fastmem.ops.kkt_residual import KktNetwork
 from fastmem.report.reconstruct import write_reconstruct_report
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.studies.reconstruct.answer import answer_sentence, reconstruct_warnings
 from fastmem.studies.reconstruct.config import ReconstructConfig
 from fastmem.studies.reconstruct.evaluate import (
@@ -50,15 +51,11 @@ from fastmem.studies.results import OUTPUTS, summary_of, write_arrays, write_con
 from fastmem.studies.terminal import Terminal
 from fastmem.training import load_into
 
-__all__ = ["ReconstructInterruptedError", "ReconstructResult", "run_reconstruct"]
+__all__ = ["ReconstructResult", "run_reconstruct"]
 
 _SAVE_SECONDS = 15.0
 _NOTES = 100
 _SHOWN = 60
-
-
-class ReconstructInterruptedError(KeyboardInterrupt):
-    """Ctrl-C, with a word on what is kept: the same call continues after it."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def run_reconstruct(
     Raises:
         InputError: If the config does not fit the data or the machine; nothing is written then.
         StoreError: If the folder is used by another process, damaged, full or cannot be written.
-        ReconstructInterruptedError: After Ctrl-C.
+        StudyInterruptedError: After Ctrl-C.
     """
     terminal = terminal or Terminal(quiet=True)
     with terminal.stage("prepare", 1) as advance:
@@ -121,7 +118,7 @@ def run_reconstruct(
         try:
             attacked, iterations = _attack_all(plan, parts, folder, terminal)
         except KeyboardInterrupt as interrupt:
-            raise ReconstructInterruptedError(f"what was done is kept in {folder.path}") from interrupt
+            raise StudyInterruptedError(f"what was done is kept in {folder.path}") from interrupt
         summary = _write(plan, attacked, terminal)
     return ReconstructResult(folder.path, summary, iterations)
 

@@ -17,6 +17,7 @@ from fastmem.engine import Engine, Plan, RunFolder, Task, make_tasks, open_engin
 from fastmem.errors import StoreError
 from fastmem.report.rewind import write_rewind_report
 from fastmem.signals.stored import open_table, stored_groups
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.studies.results import OUTPUTS, write_config
 from fastmem.studies.rewind.arms import make_arms
 from fastmem.studies.rewind.config import RewindConfig
@@ -28,14 +29,10 @@ from fastmem.studies.rewind.plan import RewindPlan, make_plan, try_training, wit
 from fastmem.studies.rewind.task import DELIVERED, load_saved, open_writer, repair, train, undelivered, validation_loss
 from fastmem.studies.terminal import Terminal
 
-__all__ = ["RewindInterruptedError", "RewindResult", "run_rewind"]
+__all__ = ["RewindResult", "run_rewind"]
 
 # Generous: headers, the report, the comparisons.
 _OVERHEAD = 8 << 20
-
-
-class RewindInterruptedError(KeyboardInterrupt):
-    """Ctrl-C, with a word on what is kept: the same call continues after it."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +66,7 @@ def run_rewind(config: RewindConfig, fresh: bool = False, terminal: Terminal | N
     Raises:
         InputError: If the config does not fit the data, the model, the attacks or the machine; nothing is written then.
         StoreError: If the folder is used by another process, damaged, full or cannot be written.
-        RewindInterruptedError: After Ctrl-C.
+        StudyInterruptedError: After Ctrl-C.
     """
     terminal = terminal or Terminal(quiet=True)
     with terminal.stage("prepare", 1) as advance:
@@ -97,7 +94,7 @@ def run_rewind(config: RewindConfig, fresh: bool = False, terminal: Terminal | N
                 advance(1)
         except KeyboardInterrupt as interrupt:
             kept = len(list((folder.path / "models").rglob("*.safetensors")))
-            raise RewindInterruptedError(f"{kept} models are kept in {folder.path}") from interrupt
+            raise StudyInterruptedError(f"{kept} models are kept in {folder.path}") from interrupt
     return RewindResult(folder.path, summary, trained, repaired)
 
 

@@ -24,6 +24,7 @@ from fastmem.engine import Engine, Plan, RunFolder, Task, make_tasks, open_engin
 from fastmem.errors import StoreError
 from fastmem.report.trust import write_trust_report
 from fastmem.signals.stored import open_table, stored_groups
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.studies.results import OUTPUTS, write_config
 from fastmem.studies.terminal import Terminal
 from fastmem.studies.trust.calibrated import calibrated_logits, probabilities
@@ -38,14 +39,10 @@ from fastmem.studies.trust.task import as_tensor, ask, build, load_saved, open_w
 from fastmem.training import load_into
 from fastmem.training.gan import TrainedGan, sample_images, train_gan
 
-__all__ = ["TrustInterruptedError", "TrustResult", "run_trust"]
+__all__ = ["TrustResult", "run_trust"]
 
 # Generous: headers, the report, the pictures.
 _OVERHEAD = 4 << 20
-
-
-class TrustInterruptedError(KeyboardInterrupt):
-    """Ctrl-C, with a word on what is kept: the same call continues after it."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +74,7 @@ def run_trust(config: TrustConfig, fresh: bool = False, terminal: Terminal | Non
     Raises:
         InputError: If the config does not fit the data, the attacks or the machine; nothing is written then.
         StoreError: If the folder is used by another process, damaged, full or cannot be written.
-        TrustInterruptedError: After Ctrl-C.
+        StudyInterruptedError: After Ctrl-C.
     """
     terminal = terminal or Terminal(quiet=True)
     with terminal.stage("prepare", 1) as advance:
@@ -110,7 +107,7 @@ def run_trust(config: TrustConfig, fresh: bool = False, terminal: Terminal | Non
                 advance(1)
         except KeyboardInterrupt as interrupt:
             kept = len(list((folder.path / "models").rglob("*.safetensors")))
-            raise TrustInterruptedError(f"{kept} models are kept in {folder.path}") from interrupt
+            raise StudyInterruptedError(f"{kept} models are kept in {folder.path}") from interrupt
     return TrustResult(folder.path, summary, trained)
 
 

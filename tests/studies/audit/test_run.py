@@ -20,8 +20,9 @@ import yaml
 
 from fastmem.errors import FastmemError, InputError, StoreError
 from fastmem.signals import Signals
-from fastmem.studies.audit import AuditConfig, AuditInterruptedError, run_audit
+from fastmem.studies.audit import AuditConfig, run_audit
 from fastmem.studies.audit import run as run_module
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.training import Recipe
 
 SmallAudit = Callable[..., AuditConfig]
@@ -223,7 +224,7 @@ def test_ctrl_c_says_what_is_kept(small_audit: SmallAudit, monkeypatch: pytest.M
         return real(job, task)
 
     monkeypatch.setattr(run_module, "train_and_query", interrupted)
-    with pytest.raises(AuditInterruptedError, match=r"^\d+ of 16 models are kept in .*run$"):
+    with pytest.raises(StudyInterruptedError, match=r"^\d+ of 16 models are kept in .*run$"):
         run_audit(small_audit())
     monkeypatch.undo()
     assert 0 < run_audit(small_audit()).trained < 16

@@ -21,9 +21,10 @@ from PIL import Image
 from fastmem.engine import RunFolder
 from fastmem.errors import InputError, StoreError
 from fastmem.metrics import memorisation_test
-from fastmem.studies.canary import CanaryConfig, CanaryInterruptedError, run_canary
+from fastmem.studies.canary import CanaryConfig, run_canary
 from fastmem.studies.canary import run as run_module
 from fastmem.studies.canary.questions import write_questions
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.training import Recipe, load_checkpoint
 
 SmallCanary = Callable[..., CanaryConfig]
@@ -217,7 +218,7 @@ def test_ctrl_c_says_what_is_kept(small_canary: SmallCanary, monkeypatch: pytest
         return real(job, task)
 
     monkeypatch.setattr(run_module, "train_and_score", interrupted)
-    with pytest.raises(CanaryInterruptedError, match=r"^\d+ of 18 models are kept in .*run$"):
+    with pytest.raises(StudyInterruptedError, match=r"^\d+ of 18 models are kept in .*run$"):
         run_canary(small_canary())
     monkeypatch.undo()
     assert 0 < run_canary(small_canary()).trained < 18

@@ -12,9 +12,9 @@ import torch
 
 from fastmem.cli import main
 from fastmem.errors import InputError, UnknownNameError
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.studies.reconstruct import (
     ReconstructConfig,
-    ReconstructInterruptedError,
     run_reconstruct,
 )
 from fastmem.studies.reconstruct.evaluate import agreement, blind_order, oracle_order
@@ -100,7 +100,7 @@ def test_a_run_goes_on_after_ctrl_c_with_the_same_result(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(module, "save_state", save_then_stop)
-    with pytest.raises(ReconstructInterruptedError, match="kept"):
+    with pytest.raises(StudyInterruptedError, match="kept"):
         run_reconstruct(small())
     monkeypatch.setattr(module, "save_state", real)
     resumed = run_reconstruct(small())

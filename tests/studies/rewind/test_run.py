@@ -17,7 +17,8 @@ from fastmem.defenses import eligible_weights
 from fastmem.errors import InputError
 from fastmem.models import build_model
 from fastmem.signals import Signals
-from fastmem.studies.rewind import RewindConfig, RewindInterruptedError, run_rewind
+from fastmem.studies.interruption import StudyInterruptedError
+from fastmem.studies.rewind import RewindConfig, run_rewind
 from fastmem.studies.rewind import run as run_module
 from fastmem.studies.rewind import task as task_module
 from fastmem.studies.rewind.plan import make_plan, with_alpha
@@ -161,7 +162,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(
         return whole(*args, **options)
 
     monkeypatch.setattr(task_module, "rewind", stops)
-    with pytest.raises(RewindInterruptedError, match="12 models are kept"):
+    with pytest.raises(StudyInterruptedError, match="12 models are kept"):
         run_rewind(small_rewind())
     assert not (tmp_path / "run" / "summary.json").exists()
     result = run_rewind(small_rewind())

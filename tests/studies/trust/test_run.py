@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from fastmem.errors import InputError, StoreError
-from fastmem.studies.trust import TrustConfig, TrustInterruptedError, run_trust
+from fastmem.studies.interruption import StudyInterruptedError
+from fastmem.studies.trust import TrustConfig, run_trust
 from fastmem.studies.trust import run as run_module
 from fastmem.studies.trust.scores import ATTACKS
 from fastmem.training import Recipe
@@ -112,7 +113,7 @@ def test_ctrl_c_says_what_is_kept(small_trust: SmallTrust, monkeypatch: pytest.M
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run_module, "train_gan", interrupted)
-    with pytest.raises(TrustInterruptedError, match="18 models are kept in "):
+    with pytest.raises(StudyInterruptedError, match="18 models are kept in "):
         run_trust(small_trust())
     monkeypatch.undo()
     monkeypatch.setattr("fastmem.studies.trust.run.write_trust_report", lambda folder: None)
