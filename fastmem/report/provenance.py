@@ -1,4 +1,4 @@
-"""Where the numbers of any study come from: time, environment, configuration."""
+"""What every study's page says of its run: the head, and where the numbers come from."""
 
 from __future__ import annotations
 
@@ -11,10 +11,28 @@ from typing import Any
 from markupsafe import Markup
 
 from fastmem.report.artifacts import Fields
-from fastmem.report.html import Section, details, pairs
+from fastmem.report.html import Card, Head, Section, details, notes, pairs
 from fastmem.report.tables import MISSING, Cell, Column, Table, duration
 
-__all__ = ["configuration", "environment", "known_pairs", "moment", "stage_table", "time"]
+__all__ = ["configuration", "environment", "head", "known_pairs", "moment", "stage_table", "time", "warnings"]
+
+
+def head(summary: Fields, kind: str, cards: Sequence[Card]) -> Head:
+    """The answer, what it is about, and the figures behind it."""
+    data, models = summary.child("data"), summary.child("models")
+    parts = [data.text("name"), models.text("name"), moment(summary.text("created"))]
+    return Head(
+        kind=kind,
+        answer=summary.text("answer", "This run states no answer."),
+        subject=" · ".join(part for part in parts if part),
+        cards=list(cards),
+    )
+
+
+def warnings(summary: Fields) -> Section:
+    """What the run warns of."""
+    texts = summary.texts("warnings")
+    return Section("warnings", "Warnings", notes([(text, "") for text in texts]) if texts else Markup())
 
 
 def time(summary: Fields) -> Section:

@@ -68,13 +68,10 @@ def _sections(run: Run) -> list[Section]:
 
 
 def _head(run: Run) -> Head:
-    data, models = run.summary.child("data"), run.summary.child("models")
-    parts = [data.text("name"), models.text("name"), provenance.moment(run.summary.text("created"))]
-    return Head(
-        kind=f"Membership {run.summary.text('study', 'audit')}",
-        answer=run.summary.text("answer", "This run states no answer."),
-        subject=" · ".join(part for part in parts if part),
-        cards=[card for card in (*_leak_cards(run), _size_card(run), _accuracy_card(run), _control_card(run)) if card],
+    return provenance.head(
+        run.summary,
+        f"Membership {run.summary.text('study', 'audit')}",
+        [card for card in (*_leak_cards(run), _size_card(run), _accuracy_card(run), _control_card(run)) if card],
     )
 
 

@@ -19,7 +19,6 @@ from fastmem.report.html import (
     Section,
     details,
     gallery,
-    notes,
     page,
     picture,
     render,
@@ -67,7 +66,7 @@ def _sections(run: Run) -> list[Section]:
         _work(run),
         provenance.time(run.summary),
         provenance.environment(run.summary),
-        _warnings(run),
+        provenance.warnings(run.summary),
         provenance.configuration(run.summary),
         Section("reading", "How to read this", render("canary_reading.html.j2")),
     ]
@@ -78,13 +77,10 @@ def _sections(run: Run) -> list[Section]:
 
 
 def _head(run: Run) -> Head:
-    data, models = run.summary.child("data"), run.summary.child("models")
-    parts = [data.text("name"), models.text("name"), provenance.moment(run.summary.text("created"))]
-    return Head(
-        kind="Canary",
-        answer=run.summary.text("answer", "This run states no answer."),
-        subject=" · ".join(part for part in parts if part),
-        cards=[card for card in (*_own_cards(run), *_trace_cards(run), _size_card(run), _accuracy_card(run)) if card],
+    return provenance.head(
+        run.summary,
+        "Canary",
+        [card for card in (*_own_cards(run), *_trace_cards(run), _size_card(run), _accuracy_card(run)) if card],
     )
 
 
@@ -277,8 +273,3 @@ def _work(run: Run) -> Section:
     seconds = {name: work.number(name) for name in work.data}
     body = provenance.stage_table(seconds) if sum(seconds.values()) > 0 else Markup()
     return Section("work", "Work of all processes", body, half=True)
-
-
-def _warnings(run: Run) -> Section:
-    texts = run.summary.texts("warnings")
-    return Section("warnings", "Warnings", notes([(text, "") for text in texts]) if texts else Markup())

@@ -91,15 +91,7 @@ def _sections(study: _Study) -> list[Section]:
 
 
 def _head(study: _Study) -> Head:
-    summary = study.summary
-    data, models = summary.child("data"), summary.child("models")
-    parts = [data.text("name"), models.text("name"), provenance.moment(summary.text("created"))]
-    return Head(
-        kind="Few-shot membership study",
-        answer=summary.text("answer", "This run states no answer."),
-        subject=" · ".join(part for part in parts if part),
-        cards=_cards(study),
-    )
+    return provenance.head(study.summary, "Few-shot membership study", _cards(study))
 
 
 def _cards(study: _Study) -> list[Card]:

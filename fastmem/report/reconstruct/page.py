@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from fastmem.report import provenance
 from fastmem.report.artifacts import write_text
-from fastmem.report.html import Card, Head, Section, details, notes, page, render, side_by_side
+from fastmem.report.html import Card, Head, Section, details, page, render, side_by_side
 from fastmem.report.reconstruct.figures import residual_figure
 from fastmem.report.reconstruct.pictures import candidate_gallery, held_out_grid, picture_grid
 from fastmem.report.reconstruct.results import Counted, Results, load_results
@@ -50,7 +50,7 @@ def _sections(results: Results) -> list[Section]:
         _design(results),
         provenance.time(results.summary),
         provenance.environment(results.summary),
-        _warnings(results),
+        provenance.warnings(results.summary),
         provenance.configuration(results.summary),
         Section("reading", "How to read this", render("reconstruct_reading.html.j2")),
     ]
@@ -58,18 +58,7 @@ def _sections(results: Results) -> list[Section]:
 
 
 def _head(results: Results) -> Head:
-    summary = results.summary
-    parts = [
-        summary.child("data").text("name"),
-        summary.child("models").text("name"),
-        provenance.moment(summary.text("created")),
-    ]
-    return Head(
-        kind="Reconstruction from weights",
-        answer=summary.text("answer", "This run states no answer."),
-        subject=" · ".join(part for part in parts if part),
-        cards=_cards(results),
-    )
+    return provenance.head(results.summary, "Reconstruction from weights", _cards(results))
 
 
 def _cards(results: Results) -> list[Card]:
@@ -179,8 +168,3 @@ def _design(results: Results) -> Section:
     settings = design.child("settings")
     items += [(f"setting: {name}", settings.text(name)) for name in settings.data if settings.text(name)]
     return Section("design", "Design", provenance.known_pairs(items), half=True)
-
-
-def _warnings(results: Results) -> Section:
-    texts = results.summary.texts("warnings")
-    return Section("warnings", "Warnings", notes([(text, "") for text in texts]) if texts else Markup())

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from fastmem.report import provenance
 from fastmem.report.artifacts import write_text
-from fastmem.report.html import Card, Head, Section, details, notes, page, render, side_by_side
+from fastmem.report.html import Card, Head, Section, details, page, render, side_by_side
 from fastmem.report.rewind.figures import cloud_figure, roc_figure, strip_figure, trade_off_figure
 from fastmem.report.rewind.run import Arm, Run, load_run
 from fastmem.report.rewind.tables import arm_table, attack_table, claim_table, mass_table, pair_table
@@ -49,7 +49,7 @@ def _sections(run: Run) -> list[Section]:
         _design(run),
         provenance.time(run.summary),
         provenance.environment(run.summary),
-        _warnings(run),
+        provenance.warnings(run.summary),
         provenance.configuration(run.summary),
         Section("reading", "How to read this", render("rewind_reading.html.j2")),
     ]
@@ -57,14 +57,7 @@ def _sections(run: Run) -> list[Section]:
 
 
 def _head(run: Run) -> Head:
-    data, models = run.summary.child("data"), run.summary.child("models")
-    parts = [data.text("name"), models.text("name"), provenance.moment(run.summary.text("created"))]
-    return Head(
-        kind="Critical weights, rewound",
-        answer=run.summary.text("answer", "This run states no answer."),
-        subject=" · ".join(part for part in parts if part),
-        cards=_cards(run),
-    )
+    return provenance.head(run.summary, "Critical weights, rewound", _cards(run))
 
 
 def _cards(run: Run) -> list[Card]:
@@ -148,8 +141,3 @@ def _design(run: Run) -> Section:
         ("repaired model", run.summary.text("repaired")),
     ]
     return Section("design", "Design", provenance.known_pairs(items), half=True)
-
-
-def _warnings(run: Run) -> Section:
-    texts = run.summary.texts("warnings")
-    return Section("warnings", "Warnings", notes([(text, "") for text in texts]) if texts else Markup())

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from fastmem.report import provenance
 from fastmem.report.artifacts import write_text
-from fastmem.report.html import Card, Head, LegendEntry, Section, details, figure, notes, page, render, side_by_side
+from fastmem.report.html import Card, Head, LegendEntry, Section, details, figure, page, render, side_by_side
 from fastmem.report.tables import count, duration, fixed, percent, span
 from fastmem.report.theme import MEMBER, NON_MEMBER
 from fastmem.report.trust.figures import confidence_figures, fpr_figure, reliability_figures, trade_off_figure
@@ -53,7 +53,7 @@ def _sections(run: Run) -> list[Section]:
         _design(run),
         provenance.time(run.summary),
         provenance.environment(run.summary),
-        _warnings(run),
+        provenance.warnings(run.summary),
         provenance.configuration(run.summary),
         Section("reading", "How to read this", render("trust_reading.html.j2")),
     ]
@@ -64,14 +64,7 @@ def _sections(run: Run) -> list[Section]:
 
 
 def _head(run: Run) -> Head:
-    data, models = run.summary.child("data"), run.summary.child("models")
-    parts = [data.text("name"), models.text("name"), provenance.moment(run.summary.text("created"))]
-    return Head(
-        kind="Trust in prediction scores",
-        answer=run.summary.text("answer", "This run states no answer."),
-        subject=" · ".join(part for part in parts if part),
-        cards=_cards(run),
-    )
+    return provenance.head(run.summary, "Trust in prediction scores", _cards(run))
 
 
 def _cards(run: Run) -> list[Card]:
@@ -229,8 +222,3 @@ def _design(run: Run) -> Section:
     ]
     lead = "Models come in pairs that train on opposite halves of the pool; each is the other's shadow model."
     return Section("design", "Design", provenance.known_pairs(items), lead, half=True)
-
-
-def _warnings(run: Run) -> Section:
-    texts = run.summary.texts("warnings")
-    return Section("warnings", "Warnings", notes([(text, "") for text in texts]) if texts else Markup())
