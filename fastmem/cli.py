@@ -6,10 +6,12 @@ exit code 2; a traceback is a bug of fastmem, and ``--debug`` shows the others t
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fastmem import cli_help
 from fastmem.errors import FastmemError, InputError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -19,151 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 Config = TypeVar("Config")
-
-_HEAD = """usage: fastmem COMMAND [options]
-
-What does a neural network remember of its training data?
-
-"""
-
-_TAIL = """
-fastmem COMMAND --help explains a command and lists its options.
-Start with: fastmem audit
-"""
-
-_AUDIT_HELP = """Which records of a data set can an attacker name as training data of a model?
-
-Trains many models, each on a random half of a pool of records, so that for
-every record some models saw it and some did not. Each model is attacked in
-turn with the help of all the others, by every membership attack asked for.
-Shows how many members an attacker finds at few false alarms, beside two
-controls where there is nothing to find, and writes a report. A run that was
-interrupted continues when the same command is given again.
-
-examples:
-  fastmem audit                    scikit-learn's digits, 64 models
-  fastmem audit --data fashion-mnist --data-root ~/data
-  fastmem audit --data cifar10 --model resnet18 --num-models 16 --queries flip
-  fastmem audit --data records.npz --model package.module:Net --dry-run
-
-a model of your own, with shadow models of the same network and recipe:
-  fastmem audit --data records.npz --model package.module:Net
-      --checkpoint model.safetensors --members trained_on.npy
-
-on several machines, over a shared folder or an object store:
-  fastmem audit ... --engine ray --ray-address auto --store s3://bucket/run
-  fastmem audit ... --out /shared/run --shard 3/8    (one job of eight)
-  fastmem audit ... --out /shared/run                (when all have ended)"""
-
-_ATTACK_HELP = """Membership attacks on what models said, without training anything.
-
-Give the folder of an audit, or three arrays: logits [M, N, C] of M models on
-N records, keep [M, N] (who trained on what) and labels [N]. Each model is the
-target once, all others are the attacker's.
-
-examples:
-  fastmem attack --logits logits.npy --keep keep.npy --labels labels.npy
-  fastmem attack --signals runs/audit-digits --attacks lira_online,rmia_online"""
-
-_CANARY_HELP = """Does a mark that occurs once in training leave a trace in the model?
-
-Pastes a mark into one training record, or a few, and trains pairs of models
-of the same initial weights, order and images, one with the mark and one
-without. Shows the mark on images that neither saw, scores how far it moves
-their answers (M score), and tests the differences within pairs. Beside stand
-control marks, models that never saw any, and the tests of the papers, which
-reject for models that never saw the mark. An interrupted run continues when
-the same command is given again.
-
-examples:
-  fastmem canary                   scikit-learn's digits, 20 pairs
-  fastmem canary --copies 1,10,100 --regularise none,dropout,weight-decay
-  fastmem canary --data mnist --data-root ~/data --model cnn --nulls 40
-  fastmem canary --data mnist --evaluation cifar10 --feature mark.png
-  fastmem canary --data mnist --checkpoint model.safetensors --label 3"""
-
-_TRUST_HELP = """How far can prediction-score membership attacks be believed?
-
-Trains pairs of a target and a shadow model, fits the published attacks on the
-shadow model, and asks about members and about sets that nobody trained on:
-test records, permuted and badly preprocessed ones, noise, other data sets, and
-images of a generator that is trained on the way. Does it again with calibrated
-models, draws false members until there are as many as asked for, and shows
-what an untrained model makes of the same. A run that was interrupted continues
-when the same command is given again.
-
-examples:
-  fastmem trust                    scikit-learn's digits, 4 pairs
-  fastmem trust --data fashion-mnist --data-root ~/data --model cnn
-      --num-models 2 --nonmembers all,mnist --recipe.epochs 20
-  fastmem trust --data cifar10 --model resnet18 --calibrations laplace
-  fastmem trust --generator package.module:function --false-members 10000"""
-
-_FEW_SHOT_HELP = """What leaks to an attacker who knows only a handful of members?
-
-Trains a model, tells an attacker of a few records whether the model trained on
-them, and asks about others: hundreds of times, for every number of known
-records and every method asked for. Beside stand the same attack on a model
-that never saw the records, on shuffled membership and on random features,
-simple thresholds that know as many records, and shadow-model attacks on the
-same model, each with what it had to be told and what it found. A run that was
-interrupted continues when the same command is given again.
-
-examples:
-  fastmem few-shot                 scikit-learn's digits
-  fastmem few-shot --data cifar10 --model cnn --recipe.stop-at-train-accuracy 0.6
-  fastmem few-shot --task text --text book.txt --variants simpleshot,tim
-  fastmem few-shot --features saved.npz --shots 5,10 --episodes 500"""
-
-_RECONSTRUCT_HELP = """Which training images can be read out of the weights?
-
-Trains a network on a few images until its weights are a sum of its gradients
-there, then searches for images whose gradients add up to those weights. Shows
-every training image beside what was found, and beside what costs no attack:
-rows of the first layer, the mean image, random candidates, images that were
-never trained on. Attacks a checkpoint of your own, too. A run that was
-interrupted continues when the same command is given again.
-
-examples:
-  fastmem reconstruct              10 of scikit-learn's digits
-  fastmem reconstruct --data mnist --data-root ~/data --n 20 --victims 5
-  fastmem reconstruct --data mnist --sweep 32 --iterations 1000
-  fastmem reconstruct --data mnist --checkpoint model.safetensors
-      --members trained_on.npy
-  fastmem reconstruct --data cifar10 --n 100 --preset cifar-b9dfyspx"""
-
-_REWIND_HELP = """Do a few weights carry the privacy risk, and does rewinding them help?
-
-Trains many models, each on a random half of a pool of records, finds the
-weights of each that carry most risk, puts them back to their values before
-training, freezes them there, and trains the rest on. Beside that stand the
-published ablations and defences and controls at equal compute: random
-weights, other scores, no rewinding at all. Every arm is judged by attackers
-whose own models went through the same. A run that was interrupted continues
-when the same command is given again.
-
-examples:
-  fastmem rewind                   scikit-learn's digits, 32 models
-  fastmem rewind --data fashion-mnist --data-root ~/data --model cnn
-      --fractions [0.001,0.01,0.03] --tune-epochs 20
-  fastmem rewind --data cifar10 --model resnet18 --methods cwrf,tune_only
-  fastmem rewind --loss ce --methods cwrf,tune,random,dp_sgd
-
-a model of your own, repaired (and attacked, with models of its recipe):
-  fastmem rewind --data records.npz --model package.module:Net
-      --checkpoint final.safetensors --initial init.safetensors
-      --members trained_on.npy --reference not_trained_on.npy"""
-
-_REPORT_HELP = """usage: fastmem report DIR
-
-Draws report.html of a finished run again, from its summary.json, scores.csv and report_data.npz.
-"""
-
-_INFO_HELP = """usage: fastmem info
-
-Shows versions, devices, data folders, and for each operator which implementation would run and why.
-"""
-
 
 _LOG_WIDTH = 110
 
@@ -196,7 +53,7 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         width = max(map(len, _COMMANDS))
         commands = "".join(f"  {name:<{width}}  {summary}\n" for name, (summary, _) in _COMMANDS.items())
-        print(_HEAD + commands + _TAIL, end="")
+        print(cli_help.HEAD + commands + cli_help.TAIL, end="")
         return 0
     if arguments[0] == "--version":
         import fastmem
@@ -262,7 +119,7 @@ def _audit_options(parser: ArgumentParser) -> None:
 def _audit(arguments: list[str]) -> None:
     from fastmem.studies.audit.config import OPTION_GROUPS, AuditConfig
 
-    read = _read("audit", _AUDIT_HELP, AuditConfig, OPTION_GROUPS, arguments, _run_options, _audit_options)
+    read = _read("audit", cli_help.AUDIT, AuditConfig, OPTION_GROUPS, arguments, _run_options, _audit_options)
     if read is None:
         return
     config, options = read
@@ -305,7 +162,7 @@ def _canary_options(parser: ArgumentParser) -> None:
 def _canary(arguments: list[str]) -> None:
     from fastmem.studies.canary.config import OPTION_GROUPS, CanaryConfig
 
-    read = _read("canary", _CANARY_HELP, CanaryConfig, OPTION_GROUPS, arguments, _run_options, _canary_options)
+    read = _read("canary", cli_help.CANARY, CanaryConfig, OPTION_GROUPS, arguments, _run_options, _canary_options)
     if read is None:
         return
     config, options = read
@@ -327,68 +184,26 @@ def _canary(arguments: list[str]) -> None:
     _print_results(result.summary, str(result.run_dir), canary_table(result.summary))
 
 
-def _trust(arguments: list[str]) -> None:
-    from fastmem.studies.trust.config import OPTION_GROUPS, TrustConfig
+def _study(command: str, description: str) -> Callable[[list[str]], None]:
+    """The command of a study that reads its config, runs, and prints its table, each under the name of the study."""
+    study = command.replace("-", "_")
 
-    read = _read("trust", _TRUST_HELP, TrustConfig, OPTION_GROUPS, arguments, _run_options)
-    if read is None:
-        return
-    config, options = read
+    def run(arguments: list[str]) -> None:
+        config_module = importlib.import_module(f"fastmem.studies.{study}.config")
+        config_class = getattr(config_module, f"{study.title().replace('_', '')}Config")
+        read = _read(command, description, config_class, config_module.OPTION_GROUPS, arguments, _run_options)
+        if read is None:
+            return
+        config, options = read
 
-    from fastmem.report.trust import trust_table
-    from fastmem.studies.terminal import Terminal
-    from fastmem.studies.trust import run_trust
+        from fastmem.studies.terminal import Terminal
 
-    result = run_trust(config, options.fresh, Terminal())
-    _print_results(result.summary, str(result.run_dir), trust_table(result.summary))
+        table = getattr(importlib.import_module(f"fastmem.report.{study}"), f"{study}_table")
+        run_study = getattr(importlib.import_module(f"fastmem.studies.{study}"), f"run_{study}")
+        result = run_study(config, options.fresh, Terminal())
+        _print_results(result.summary, str(result.run_dir), table(result.summary))
 
-
-def _few_shot(arguments: list[str]) -> None:
-    from fastmem.studies.few_shot.config import OPTION_GROUPS, FewShotConfig
-
-    read = _read("few-shot", _FEW_SHOT_HELP, FewShotConfig, OPTION_GROUPS, arguments, _run_options)
-    if read is None:
-        return
-    config, options = read
-
-    from fastmem.report.few_shot import few_shot_table
-    from fastmem.studies.few_shot import run_few_shot
-    from fastmem.studies.terminal import Terminal
-
-    result = run_few_shot(config, options.fresh, Terminal())
-    _print_results(result.summary, str(result.run_dir), few_shot_table(result.summary))
-
-
-def _reconstruct(arguments: list[str]) -> None:
-    from fastmem.studies.reconstruct.config import OPTION_GROUPS, ReconstructConfig
-
-    read = _read("reconstruct", _RECONSTRUCT_HELP, ReconstructConfig, OPTION_GROUPS, arguments, _run_options)
-    if read is None:
-        return
-    config, options = read
-
-    from fastmem.report.reconstruct import reconstruct_table
-    from fastmem.studies.reconstruct import run_reconstruct
-    from fastmem.studies.terminal import Terminal
-
-    result = run_reconstruct(config, options.fresh, Terminal())
-    _print_results(result.summary, str(result.run_dir), reconstruct_table(result.summary))
-
-
-def _rewind(arguments: list[str]) -> None:
-    from fastmem.studies.rewind.config import OPTION_GROUPS, RewindConfig
-
-    read = _read("rewind", _REWIND_HELP, RewindConfig, OPTION_GROUPS, arguments, _run_options)
-    if read is None:
-        return
-    config, options = read
-
-    from fastmem.report.rewind import rewind_table
-    from fastmem.studies.rewind import run_rewind
-    from fastmem.studies.terminal import Terminal
-
-    result = run_rewind(config, options.fresh, Terminal())
-    _print_results(result.summary, str(result.run_dir), rewind_table(result.summary))
+    return run
 
 
 def _list_option(parser: ArgumentParser) -> None:
@@ -398,7 +213,7 @@ def _list_option(parser: ArgumentParser) -> None:
 def _attack(arguments: list[str]) -> None:
     from fastmem.studies.attack.config import OPTION_GROUPS, AttackConfig
 
-    read = _read("attack", _ATTACK_HELP, AttackConfig, OPTION_GROUPS, arguments, _list_option)
+    read = _read("attack", cli_help.ATTACK, AttackConfig, OPTION_GROUPS, arguments, _list_option)
     if read is None:
         return
     config, options = read
@@ -419,7 +234,7 @@ def _attack(arguments: list[str]) -> None:
 
 def _report(arguments: list[str]) -> None:
     if arguments and arguments[0] in ("-h", "--help"):
-        print(_REPORT_HELP, end="")
+        print(cli_help.REPORT, end="")
         return
     if len(arguments) != 1:
         raise InputError("report", f"{len(arguments)} arguments", "give the folder of a run: fastmem report DIR")
@@ -430,7 +245,7 @@ def _report(arguments: list[str]) -> None:
 
 def _info(arguments: list[str]) -> None:
     if arguments and arguments[0] in ("-h", "--help"):
-        print(_INFO_HELP, end="")
+        print(cli_help.INFO, end="")
         return
     if arguments:
         raise InputError("info", f"unexpected {arguments[0]!r}", "it takes no arguments")
@@ -442,10 +257,22 @@ def _info(arguments: list[str]) -> None:
 _COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "audit": ("who is in the training set? train shadow models, attack them, write a report", _audit),
     "canary": ("does a mark seen once in training leave a trace? M score of seed-matched pairs", _canary),
-    "trust": ("can prediction-score attacks be believed? other non-members, fakes, calibration", _trust),
-    "few-shot": ("how much leaks to an attacker who knows only a handful of members?", _few_shot),
-    "reconstruct": ("which training images can be read out of the weights? with what costs no attack", _reconstruct),
-    "rewind": ("do a few weights carry the risk? rewind them, tune the rest, attack again", _rewind),
+    "trust": (
+        "can prediction-score attacks be believed? other non-members, fakes, calibration",
+        _study("trust", cli_help.TRUST),
+    ),
+    "few-shot": (
+        "how much leaks to an attacker who knows only a handful of members?",
+        _study("few-shot", cli_help.FEW_SHOT),
+    ),
+    "reconstruct": (
+        "which training images can be read out of the weights? with what costs no attack",
+        _study("reconstruct", cli_help.RECONSTRUCT),
+    ),
+    "rewind": (
+        "do a few weights carry the risk? rewind them, tune the rest, attack again",
+        _study("rewind", cli_help.REWIND),
+    ),
     "attack": ("the same attacks on logits or signals that you already have", _attack),
     "report": ("draw the report of a finished run again", _report),
     "info": ("versions, devices, and the backend of each operator with the reason", _info),
