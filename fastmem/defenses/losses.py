@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,12 @@ from fastmem.errors import InputError, UnknownNameError
 __all__ = ["LOSSES", "ConvexConcave", "CrossEntropy", "Hamp", "LabelSmoothing", "Loss", "RelaxLoss", "make_loss"]
 
 
-class Loss:
+class Loss(Protocol):
     """A training loss: ``loss(logits [B, C], labels [B], epoch from 0)`` gives a scalar with a gradient."""
 
     def __call__(self, logits: Tensor, labels: Tensor, epoch: int) -> Tensor:
         """The loss of a batch."""
-        raise NotImplementedError
+        ...
 
 
 @dataclass(frozen=True)
