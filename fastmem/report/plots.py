@@ -22,7 +22,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from fastmem.report.tables import level_name
 from fastmem.report.theme import TOKENS, light
 
-__all__ = ["draw", "rate_axes", "step_path"]
+__all__ = ["draw", "rate_axes", "roc_curve", "step_path"]
 
 _STYLE: Any = {
     "axes.axisbelow": True,
@@ -124,3 +124,9 @@ def step_path(x: np.ndarray, y: np.ndarray, left: float) -> tuple[np.ndarray, np
     before = y[~inside]
     start = before[-1:] if before.size else y[:0]
     return np.concatenate([np.full(start.size, left), x[inside]]), np.concatenate([start, y[inside]])
+
+
+def roc_curve(axes: Axes, fpr: np.ndarray, tpr: np.ndarray, lowest: float, **style: Any) -> None:
+    """Draws a ROC curve on axes that begin at ``lowest``; what lies below them runs along their edge."""
+    x, y = step_path(fpr, tpr, lowest)
+    axes.plot(x, np.maximum(y, lowest / 10), drawstyle="steps-post", **style)

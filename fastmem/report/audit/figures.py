@@ -12,7 +12,7 @@ from matplotlib.ticker import AsinhLocator, FuncFormatter, NullFormatter
 
 from fastmem.report.audit.results import CONTROLS, HEADLINE_LEVEL, AttackResult
 from fastmem.report.html import LegendEntry, figure
-from fastmem.report.plots import draw, rate_axes, step_path
+from fastmem.report.plots import draw, rate_axes, roc_curve
 from fastmem.report.tables import level_name, percent
 from fastmem.report.theme import MEMBER, NON_MEMBER, light
 
@@ -91,8 +91,7 @@ def _curve(axes: Axes, arrays: Arrays, name: str, **style: object) -> None:
     fpr, tpr = arrays.get(f"roc_{name}_fpr"), arrays.get(f"roc_{name}_tpr")
     if fpr is None or tpr is None:
         return
-    x, y = step_path(fpr, tpr, _LOWEST_RATE)
-    axes.plot(x, np.maximum(y, _LOWEST_RATE / 10), drawstyle="steps-post", **style)  # type: ignore[arg-type]
+    roc_curve(axes, fpr, tpr, _LOWEST_RATE, **style)
 
 
 def _resolution_limit(attacks: Sequence[AttackResult]) -> float:

@@ -12,7 +12,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter
 
 from fastmem.report.html import LegendEntry, figure
-from fastmem.report.plots import draw, rate_axes, step_path
+from fastmem.report.plots import draw, rate_axes, roc_curve
 from fastmem.report.rewind.run import Arm, Estimate, Run, readable_level
 from fastmem.report.tables import fixed, percent
 from fastmem.report.theme import light
@@ -135,8 +135,7 @@ def _curve(axes: Axes, run: Run, name: str, arm: Arm, **style: object) -> None:
     fpr, tpr = (run.array(f"roc_{name}_{axis}@{arm.key}", 1) for axis in ("fpr", "tpr"))
     if fpr is None or tpr is None:
         return
-    x, y = step_path(fpr, tpr, _LOWEST_RATE)
-    axes.plot(x, np.maximum(y, _LOWEST_RATE / 10), drawstyle="steps-post", **style)  # type: ignore[arg-type]
+    roc_curve(axes, fpr, tpr, _LOWEST_RATE, **style)
 
 
 def strip_figure(run: Run) -> Markup | None:
