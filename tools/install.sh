@@ -52,6 +52,8 @@ elif ! "$venv/bin/python" -c 'import torch' 2>/dev/null; then
   fi
 fi
 
+echo "fastmem set-up: fetching the dependencies and compiling the kernels into $venv; this takes a few minutes"
+
 # The build reuses its folder, so it needs its tools in the environment rather than in a throw-away one.
 tools=(scikit-build-core pybind11)
 command -v cmake >/dev/null || tools+=(cmake)
