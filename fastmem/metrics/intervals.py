@@ -1,16 +1,19 @@
-"""Intervals for what is counted: a share of trials, and the area under an ROC curve."""
+"""Intervals for a share of trials, the area under an ROC curve, and a mean over few models."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import betainccinv, betaincinv, ndtri
+from scipy.special import betainccinv, betaincinv, ndtri, stdtrit
 
 from fastmem.errors import InputError
 from fastmem.metrics.arrays import as_numpy
 
-__all__ = ["auc_interval", "clopper_pearson"]
+__all__ = ["Estimate", "auc_interval", "clopper_pearson", "mean_interval"]
 
 
 def clopper_pearson(k: Any, n: Any, confidence: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -73,3 +76,36 @@ def check_confidence(confidence: float) -> None:
     """Refuse a coverage that is not between 0 and 1."""
     if not 0.0 < confidence < 1.0:
         raise InputError("confidence", f"{confidence}", "give a share between 0 and 1, for example 0.95")
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over models.
+
+    Attributes:
+        value: The mean; NaN of none.
+        low: Lower end of its t interval; NaN for a single model.
+        high: Upper end.
+        n: Models.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
+    """A mean with Student's interval; independent models, roughly normal.
+
+    Args:
+        values: One figure a model [n].
+        confidence: Of the interval.
+    """
+    array = np.asarray(values, np.float64)
+    n = len(array)
+    if n < 2:
+        return Estimate(float(array.mean()) if n else math.nan, math.nan, math.nan, n)
+    mean = float(array.mean())
+    half = float(stdtrit(n - 1, (1 + confidence) / 2) * array.std(ddof=1) / math.sqrt(n))
+    return Estimate(mean, mean - half, mean + half, n)

@@ -8,26 +8,22 @@ means little at a few hundred pixels: every function here takes controls as well
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import t as student
 from torch import Tensor
 
 from fastmem.compat import import_torchvision
 from fastmem.errors import InputError
 
 __all__ = [
-    "Estimate",
     "Matching",
     "best_similarities",
     "correlations",
     "greedy_matching",
     "image_ssim",
-    "mean_interval",
     "membership_permutation",
     "ncc",
     "paired_sign_flips",
@@ -149,33 +145,6 @@ def image_ssim(images: Any, candidates: Any, rescale: str = "clamp") -> np.ndarr
     ]
     parts = [value[0] if isinstance(value, tuple) else value for value in values]
     return torch.cat([part.reshape(-1) for part in parts]).numpy().astype(np.float64) if parts else np.zeros(0)
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over victims.
-
-    Attributes:
-        value: The mean.
-        low: Lower end of its 95% t interval; NaN for a single victim.
-        high: Upper end.
-        n: Victims.
-    """
-
-    value: float
-    low: float
-    high: float
-    n: int
-
-
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Estimate:
-    """A mean with Student's interval; independent victims, roughly normal."""
-    array = np.asarray(values, np.float64)
-    n = len(array)
-    if n < 2:
-        return Estimate(float(array.mean()) if n else math.nan, math.nan, math.nan, n)
-    half = float(student.ppf((1 + confidence) / 2, n - 1) * array.std(ddof=1) / math.sqrt(n))
-    return Estimate(float(array.mean()), float(array.mean()) - half, float(array.mean()) + half, n)
 
 
 def membership_permutation(train: np.ndarray, held_out: np.ndarray, permutations: int, seed: int) -> float:

@@ -1,5 +1,7 @@
 """Clopper-Pearson against the tail equations that define it; the AUC interval where its variance says nothing."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from scipy.stats import binom
 
 from fastmem.errors import InputError
 from fastmem.metrics import clopper_pearson
-from fastmem.metrics.intervals import auc_interval
+from fastmem.metrics.intervals import auc_interval, mean_interval
 
 PROPERTY = settings(deadline=None, derandomize=True)
 
@@ -68,3 +70,10 @@ def test_an_auc_without_variance_is_not_certain() -> None:
     assert high > 0.8
     assert auc_interval(0.6, 0.01, trials=5) == pytest.approx((0.6 - 0.196, 0.6 + 0.196), abs=1e-4)
     assert auc_interval(0.99, 0.01, trials=5)[1] == 1.0
+
+
+def test_the_interval_of_a_mean() -> None:
+    found = mean_interval([1.0, 2.0, 3.0])
+    assert found.value == 2
+    assert found.high - found.value == pytest.approx(4.302652729911275 / math.sqrt(3))
+    assert math.isnan(mean_interval([1.0]).low)

@@ -14,7 +14,6 @@ from fastmem.metrics.reconstruction import (
     correlations,
     greedy_matching,
     image_ssim,
-    mean_interval,
     membership_permutation,
     ncc,
     paired_sign_flips,
@@ -90,10 +89,3 @@ def test_sign_flips_are_all_of_them_where_there_are_few() -> None:
     expected = np.mean([flip >= difference.sum() - 1e-9 for flip in flips])
     assert paired_sign_flips(attack, control, 9999, 0) == pytest.approx(expected)
     assert paired_sign_flips(control, attack, 9999, 0) == pytest.approx(1.0)
-
-
-def test_the_interval_of_a_mean() -> None:
-    found = mean_interval([1.0, 2.0, 3.0])
-    assert found.value == 2
-    assert found.high - found.value == pytest.approx(4.302652729911275 / math.sqrt(3))
-    assert math.isnan(mean_interval([1.0]).low)

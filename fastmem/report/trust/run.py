@@ -14,7 +14,17 @@ from fastmem.errors import StoreError
 from fastmem.report.artifacts import Fields, load_arrays, load_summary
 from fastmem.report.tables import fixed, percent, span
 
-__all__ = ["HEADLINE", "Attack", "Calibration", "Estimate", "NonMembers", "Run", "load_run", "read_calibrations"]
+__all__ = [
+    "HEADLINE",
+    "Attack",
+    "Calibration",
+    "Estimate",
+    "NonMembers",
+    "Run",
+    "Swap",
+    "load_run",
+    "read_calibrations",
+]
 
 #: The attack that the page speaks of.
 HEADLINE = "max_prob"
@@ -56,6 +66,23 @@ class NonMembers:
 
 
 @dataclass(frozen=True)
+class Swap:
+    """What changes when target and shadow model change places: differences of FPR and AUC over the sets.
+
+    Args:
+        inside: How many intervals hold 0.
+        total: How many there are.
+        pairs: Pairs of models. With several the intervals are over pairs, with one over its records.
+        test: The difference of the AUC on test records.
+    """
+
+    inside: int
+    total: int
+    pairs: int
+    test: Estimate
+
+
+@dataclass(frozen=True)
 class Attack:
     """One attack under one calibration."""
 
@@ -65,7 +92,7 @@ class Attack:
     recall_with_ties: Estimate
     sets: dict[str, NonMembers]
     controls: dict[str, list[Estimate]]
-    swaps_inside: tuple[int, int]
+    swap: Swap
 
 
 @dataclass(frozen=True)
@@ -158,12 +185,6 @@ def read_calibrations(summary: Fields) -> list[Calibration]:
 
 
 def _attack(key: str, entry: Fields) -> Attack:
-    inside = [
-        bool(value)
-        for one in entry.child("swap").children().values()
-        for figure in ("auc", "fpr")
-        for value in _list(one.child(figure), "inside")
-    ]
     return Attack(
         key,
         entry.text("title", key),
@@ -174,8 +195,24 @@ def _attack(key: str, entry: Fields) -> Attack:
             name: [_area(Fields(dict(area), entry.source)) for area in _list(entry.child("controls"), name)]
             for name in entry.child("controls").data
         },
-        (sum(inside), len(inside)),
+        _swap(entry.child("swap")),
     )
+
+
+def _swap(entry: Fields) -> Swap:
+    figures = [one.child(figure) for one in entry.children().values() for figure in ("auc", "fpr")]
+    means = [_over_pairs(figure) for figure in figures]
+    pairs = len(_list(figures[0], "differences")) if figures else 0
+    if pairs > 1:
+        inside = [one.low <= 0 <= one.high for one in means]
+    else:
+        inside = [bool(value) for figure in figures for value in _list(figure, "inside")]
+    return Swap(sum(inside), len(inside), pairs, _over_pairs(entry.child("test").child("auc")))
+
+
+def _over_pairs(figure: Fields) -> Estimate:
+    one = figure.child("over_pairs")
+    return Estimate(one.number("value"), one.number("low"), one.number("high"))
 
 
 def _set(entry: Fields) -> NonMembers:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from markupsafe import Markup
 
 from fastmem.report.artifacts import Fields
-from fastmem.report.tables import MISSING, Cell, Column, Table, count, fixed, percent
-from fastmem.report.trust.run import HEADLINE, Estimate, NonMembers, Run
+from fastmem.report.tables import MISSING, Cell, Column, Table, count, fixed, percent, signed
+from fastmem.report.trust.run import HEADLINE, Estimate, NonMembers, Run, Swap
 
 __all__ = ["attack_table", "calibration_table", "control_table", "group_table", "set_table"]
 
@@ -127,28 +127,36 @@ def control_table(run: Run) -> Markup:
         Column("Never saw", "AUC by target: a trained model on records that it never saw"),
         Column("Shuffled", "AUC by target: membership drawn anew"),
         Column("Untrained target", "AUC on test records"),
-        Column("Target and shadow swapped", "differences whose interval holds 0"),
+        Column(
+            "Target and shadow swapped", "difference of the AUC on test records; its interval is over pairs of models"
+        ),
     ]
     untrained = run.summary.child("untrained").child("sets")
-    rows = []
-    for attack in run.calibrations[0].attacks.values():
-        inside, total = attack.swaps_inside
-        rows.append(
-            [
-                Cell(attack.title),
-                _areas(attack.controls.get("never_saw", [])),
-                _areas(attack.controls.get("shuffled", [])),
-                _area(untrained.child(attack.key).child("test")),
-                Cell(f"{inside} of {total}"),
-            ]
-        )
-    return Table("Uncalibrated; all areas belong at 0.5", columns, rows).html()
+    rows = [
+        [
+            Cell(attack.title),
+            _areas(attack.controls.get("never_saw", [])),
+            _areas(attack.controls.get("shuffled", [])),
+            _area(untrained.child(attack.key).child("test")),
+            _swapped(attack.swap),
+        ]
+        for attack in run.calibrations[0].attacks.values()
+    ]
+    return Table("Uncalibrated; all areas belong at 0.5, differences at 0", columns, rows).html()
 
 
 def _cell(one: NonMembers | None) -> Cell:
     if one is None:
         return Cell(MISSING, tone="muted")
     return Cell(percent(one.fpr.value), [*_lines(one.fpr.percent_interval), f"AUC {fixed(one.auc.value)}"])
+
+
+def _swapped(swap: Swap) -> Cell:
+    if not swap.total:
+        return Cell(MISSING, tone="muted")
+    held = f"{swap.inside} of {swap.total} intervals of FPR and AUC hold 0"
+    pairs = f"over {swap.pairs} pairs" if swap.pairs > 1 else "over the records of one pair"
+    return Cell(signed(swap.test.value), _lines(swap.test.interval, held, pairs))
 
 
 def _areas(areas: Sequence[Estimate]) -> Cell:

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from fastmem.attacks.reconstruct import Run, State, reconstruct
 from fastmem.attacks.reconstruct_victim import train_to_margin
 from fastmem.engine import RunFolder, write_atomically
-from fastmem.metrics.reconstruction import correlations, greedy_matching, mean_interval
+from fastmem.metrics.intervals import mean_interval
+from fastmem.metrics.reconstruction import correlations, greedy_matching
 from fastmem.models import count_parameters
 from fastmem.ops.kkt_residual import KktNetwork
 from fastmem.report.reconstruct import write_reconstruct_report

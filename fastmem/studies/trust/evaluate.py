@@ -15,6 +15,7 @@ from scipy.special import log_softmax
 
 from fastmem.engine import Task
 from fastmem.metrics import TrustMetrics, clopper_pearson, membership_metrics, reliability, trust_metrics
+from fastmem.metrics.intervals import mean_interval
 from fastmem.studies.trust.calibrated import calibrated_logits, probabilities
 from fastmem.studies.trust.config import CALIBRATIONS, TrustConfig
 from fastmem.studies.trust.directions import Direction, make_direction
@@ -171,8 +172,12 @@ def _mean(values: Sequence[float]) -> float:
 def _swap(by_set: dict[str, list[TrustMetrics]]) -> dict[str, dict[str, Any]]:
     """What changes when target and shadow model change places.
 
+    Two models differ by more than their records' chance, so where there are several pairs it is their mean difference
+    that must be 0 within its interval over pairs.
+
     Returns:
-        By set and figure: the difference in each pair, and whether its 95% interval holds 0.
+        By set and figure: the difference in each pair, whether the 95% interval over its records holds 0, and the mean over
+        pairs with its interval (NaN for one pair).
     """
     out = {}
     for name, metrics in by_set.items():
@@ -185,6 +190,7 @@ def _swap(by_set: dict[str, list[TrustMetrics]]) -> dict[str, dict[str, Any]]:
             figure: {
                 "differences": [difference for difference, *_ in values],
                 "inside": [abs(difference) <= np.hypot(one, other) for difference, one, other in values],
+                "over_pairs": vars(mean_interval([difference for difference, *_ in values])),
             }
             for figure, values in (("auc", auc), ("fpr", fpr))
         }
