@@ -27,9 +27,11 @@ namespace {
 
 enum Rule : int64_t { kCutNothing = 0, kCutOne = 1, kCutToSmaller = 2 };
 constexpr int32_t kSeveral = -1;
-// Records read at once: rows of models lie far apart, and a cache line of each holds several
-// records.
-constexpr int64_t kTile = 8;
+// Values read at once, and at least one cache line of each model's row: rows lie far apart, so a
+// longer stretch of each keeps the prefetcher busy, while all of them stay in the first cache.
+constexpr int64_t kTileValues = 4096, kLine = 8;
+// A whole table goes by vectors: so many places of it cost what one alone does.
+constexpr int64_t kFew = 4;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 struct Call {
@@ -104,13 +106,22 @@ class Group {
   std::vector<int64_t> models;
   std::vector<double> values, mean, var, median;
 
-  void tabulate() {
+  // Of all models, or of those alone whose places are asked for where they are few.
+  void tabulate(const std::vector<int32_t>& places) {
     const Sums sums = store(values.data(), size, size);
+    const auto each = [&](auto&& table) {
+      if (kFew * static_cast<int64_t>(places.size()) >= size) return table(0, size);
+      for (const int64_t place : places) {
+        if (place >= 0 && place < size) table(place, place + 1);
+      }
+    };
     if (size >= 3 && std::isfinite(sums.squares)) {
-      if (!median.empty()) shift_median();
-      subtract(sums);
+      if (!median.empty()) each([&](int64_t begin, int64_t end) { shift_median(begin, end); });
+      each([&](int64_t begin, int64_t end) { subtract(sums, begin, end); });
     } else {
-      for (int64_t place = 0; place < size; ++place) leave_out(place);
+      each([&](int64_t begin, int64_t end) {
+        for (int64_t place = begin; place < end; ++place) leave_out(place);
+      });
     }
   }
 
@@ -164,11 +175,11 @@ class Group {
   // Mean and variance without each value, as differences from the sums of all. These keep their
   // digits unless they are small beside the sums; where they are, the moments are taken from the
   // values that are left.
-  void subtract(const Sums& sums) {
+  void subtract(const Sums& sums, int64_t begin, int64_t end) {
     const double n = static_cast<double>(size - 1), per_n = 1 / n;
     const double* x = values.data();
     double *to_mean = mean.data(), *to_var = var.data();
-    for (int64_t i = 0; i < size; ++i) {
+    for (int64_t i = begin; i < end; ++i) {
       const double away = x[i] - sums.centre;
       const double left = sums.sum.minus(x[i]).value() / n, shift = left - sums.centre;
       to_mean[i] = left;
@@ -178,7 +189,7 @@ class Group {
     const double least_mean = sums.magnitude * 0x1p-20 * per_n;
     const double least_var =
         sums.squares > n * rounding * rounding ? sums.squares * 0x1p-10 * per_n : -1;
-    for (int64_t i = 0; i < size; ++i) {
+    for (int64_t i = begin; i < end; ++i) {
       if (std::fabs(mean[i]) < least_mean || var[i] < least_var) leave_out(i);
       var[i] = std::max(var[i], 0.0);
     }
@@ -186,13 +197,13 @@ class Group {
 
   // Without x, the values from its rank on move down by one; rest_ holds all values, the middle in
   // order.
-  void shift_median() {
+  void shift_median(int64_t begin, int64_t end) {
     const int64_t lower = (size - 2) / 2, upper = (size - 1) / 2;
     const double a = rest_[lower], after_a = rest_[lower + 1], b = rest_[upper],
                  after_b = rest_[upper + 1];
     const double* x = values.data();
     double* to = median.data();
-    for (int64_t i = 0; i < size; ++i)
+    for (int64_t i = begin; i < end; ++i)
       to[i] = 0.5 * ((a < x[i] ? a : after_a) + (b < x[i] ? b : after_b));
   }
 
@@ -217,13 +228,16 @@ class Worker {
                 Group(call.num_models, call.median[1] != nullptr)},
         rank_(call.num_models),
         side_(call.num_models),
-        said_(kTile * call.num_queries * call.num_models),
+        tile_(std::max(kLine, kTileValues /
+                                  std::max<int64_t>(call.num_queries * call.num_models, 1) / kLine *
+                                  kLine)),
+        said_(tile_ * call.num_queries * call.num_models),
         missing_{std::vector<int32_t>(call.num_targets), std::vector<int32_t>(call.num_targets)},
         cuts_{std::vector<Cut>(call.num_targets), std::vector<Cut>(call.num_targets)} {}
 
   void run(int64_t begin, int64_t end) {
-    for (int64_t first = begin; first < end; first += kTile) {
-      const int64_t last = std::min(first + kTile, end);
+    for (int64_t first = begin; first < end; first += tile_) {
+      const int64_t last = std::min(first + tile_, end);
       if (call_.is_double) {
         call_.read<double>(first, last, said_.data());
       } else {
@@ -248,14 +262,19 @@ class Worker {
   };
 
   void divide_models(int64_t sample) {
-    for (Group& group : groups_) group.size = 0;
+    const bool* keep = call_.keep + sample * call_.keep_sample;
+    int64_t* const models[2] = {groups_[0].models.data(), groups_[1].models.data()};
+    int64_t num_in = 0;
     for (int64_t model = 0; model < call_.num_models; ++model) {
-      const bool is_in = call_.keep[model * call_.keep_model + sample * call_.keep_sample];
-      Group& group = groups_[is_in ? 0 : 1];
+      const bool is_in = keep[model * call_.keep_model];
+      const int64_t rank = is_in ? num_in : model - num_in;
       side_[model] = is_in ? 0 : 1;
-      rank_[model] = group.size;
-      group.models[group.size++] = model;
+      rank_[model] = rank;
+      models[is_in ? 0 : 1][rank] = model;
+      num_in += is_in;
     }
+    groups_[0].size = num_in;
+    groups_[1].size = call_.num_models - num_in;
   }
 
   void plan(int64_t sample) {
@@ -309,7 +328,7 @@ class Worker {
     for (int g = 0; g < 2; ++g) {
       Group& group = groups_[g];
       for (int64_t i = 0; i < group.size; ++i) group.values[i] = said[group.models[i]];
-      group.tabulate();
+      group.tabulate(missing_[g]);
       write(g, offset);
     }
   }
@@ -338,6 +357,7 @@ class Worker {
   Group groups_[2];
   std::vector<int64_t> rank_;
   std::vector<int8_t> side_;
+  int64_t tile_;  // records read at once
   std::vector<double> said_;
   // Per target the place of the one model that it lacks of a group, the group's size if it lacks
   // none, or kSeveral.
