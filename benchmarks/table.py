@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import statistics
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +48,12 @@ def _merged(before: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[di
 
 
 def update_readme(readme: Path, folder: Path) -> None:
-    """Replace the table between the two marks of the README by the one in ``folder``."""
+    """Replace the table between the two marks of the README by the main rows of the one in ``folder``."""
     head, rest = readme.read_text().split(_MARKS[0], 1)
     _, tail = rest.split(_MARKS[1], 1)
-    readme.write_text(f"{head}{_MARKS[0]}\n{(folder / 'results.md').read_text()}{_MARKS[1]}{tail}")
+    results = json.loads((folder / "results.json").read_text())
+    text = _brief(results, Path(os.path.relpath(folder, readme.parent)).as_posix())
+    readme.write_text(f"{head}{_MARKS[0]}\n{text}{_MARKS[1]}{tail}")
 
 
 def _pool(benchmarks: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -110,24 +114,70 @@ def _measured_on(row: dict[str, Any]) -> str:
     return f"{versions}, commit {row['commit']}, {row['date']}"
 
 
+def _brief(results: dict[str, Any], folder: str) -> str:
+    """What a README has room for: what was compared, with the most threads."""
+    rows = results["rows"]
+    most = max((row["threads"] for row in rows), default=1)
+    lines = [
+        f"{results['machine']}, {most} thread{'s' * (most > 1)}; medians. Everything, with versions and bandwidths: "
+        f"[{folder}/results.md]({folder}/results.md).",
+        "",
+        "| operator | shape | eager ms | fastmem ms | vs eager | vs compile | vs peer |",
+        "|---|---|--:|--:|--:|--:|--:|",
+    ]
+    for row in rows:
+        one = _Compared.of(row, rows)
+        if row["ours"] and row["threads"] == most and (one.baseline or one.over_peers):
+            lines.append(
+                f"| {one.name} | {row['shape']} {row['dtype']} | {one.baseline} | {_three(row['median_ms'])} | "
+                f"{one.over_baseline} | {one.over_compiled} | {one.over_peers} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def _line(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    same = [other for other in rows if _case(other) == _case(row) and not other["ours"]]
-
-    def against(name: str) -> tuple[str, str]:
-        found = next((other for other in same if other["contestant"] == name), None)
-        if found is None:
-            return "", ""
-        return f"{found['median_ms']:.3g}", f"{found['median_ms'] * row['work'] / row['median_ms']:.3g}x"
-
-    baseline = next((other["contestant"] for other in same if other["contestant"] != "compile"), "eager")
-    (eager, over_eager), (compiled, over_compiled) = against(baseline), against("compile")
-    peers = [other for other in same if other["contestant"] not in (baseline, "compile")]
-    over_peers = ", ".join(f"{against(peer['contestant'])[1]} {peer['contestant']}" for peer in peers)
-    backend = row["contestant"].removeprefix("fastmem ")
-    busy = " (busy machine)" if row["other_load_cores"] > BUSY else ""
-    name = row["operator"] + (f" ({baseline})" if baseline != "eager" else "")
+    one = _Compared.of(row, rows)
     return (
-        f"| {name}, {backend}{busy} | {row['shape']} {row['dtype']} | {row['threads']} | {eager} | {compiled} | "
-        f"{row['median_ms']:.3g} | {over_eager} | {over_compiled} | {over_peers} | {row['gb_per_s']:.3g} | "
+        f"| {one.name} | {row['shape']} {row['dtype']} | {row['threads']} | {one.baseline} | {one.compiled} | "
+        f"{_three(row['median_ms'])} | {one.over_baseline} | {one.over_compiled} | {one.over_peers} | {row['gb_per_s']:.3g} | "
         f"{row['percent_of_bandwidth']:.0f} |"
     )
+
+
+def _three(value: float) -> str:
+    """Three digits that mean something: ``0.618``, ``45.4``, ``1,650``."""
+    return f"{float(f'{value:.3g}'):,.10g}"
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A row of ours beside the other contestants of its case, as it is printed."""
+
+    name: str
+    baseline: str
+    compiled: str
+    over_baseline: str
+    over_compiled: str
+    over_peers: str
+
+    @classmethod
+    def of(cls, row: dict[str, Any], rows: list[dict[str, Any]]) -> _Compared:
+        same = [other for other in rows if _case(other) == _case(row) and not other["ours"]]
+
+        def against(name: str) -> tuple[str, str]:
+            found = next((other for other in same if other["contestant"] == name), None)
+            if found is None:
+                return "", ""
+            return _three(found["median_ms"]), f"{_three(found['median_ms'] * row['work'] / row['median_ms'])}x"
+
+        first = next((other["contestant"] for other in same if other["contestant"] != "compile"), "eager")
+        (baseline, over_baseline), (compiled, over_compiled) = against(first), against("compile")
+        peers = [other for other in same if other["contestant"] not in (first, "compile")]
+        over_peers = ", ".join(f"{against(peer['contestant'])[1]} {peer['contestant']}" for peer in peers)
+        backend = row["contestant"].removeprefix("fastmem").strip()
+        busy = " (busy machine)" if row["other_load_cores"] > BUSY else ""
+        title = row["operator"] + (f" ({first})" if first != "eager" else "")
+        return cls(
+            f"{title}{f', {backend}' if backend else ''}{busy}",
+            baseline, compiled, over_baseline, over_compiled, over_peers,
+        )  # fmt: skip

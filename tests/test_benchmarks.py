@@ -57,9 +57,16 @@ def test_ratios_stand_against_the_baseline_compile_and_peers(tmp_path: Path) -> 
     assert cells[3:9] == ["8", "4", "2", "4x", "2x", "3x other 1.0"]
 
 
-def test_the_readme_gets_the_table_between_its_marks(tmp_path: Path) -> None:
-    text = _run(tmp_path, _lap("a", "fastmem cpu", 1e-3))
+def test_the_readme_gets_the_rows_of_the_most_threads_between_its_marks(tmp_path: Path) -> None:
+    folder = tmp_path / "results" / "here"
+    folder.mkdir(parents=True)
+    _run(folder, _lap("a", "eager", 4e-3), _lap("a", "fastmem cpu", 1e-3), _lap("b", "fastmem cpu", 1e-3, threads=1))
     readme = tmp_path / "README.md"
     readme.write_text("before\n<!-- benchmarks: begin -->\nold\n<!-- benchmarks: end -->\nafter\n")
-    table.update_readme(readme, tmp_path)
-    assert readme.read_text() == f"before\n<!-- benchmarks: begin -->\n{text}<!-- benchmarks: end -->\nafter\n"
+    table.update_readme(readme, folder)
+    head, rest = readme.read_text().split("<!-- benchmarks: begin -->\n")
+    text, tail = rest.split("<!-- benchmarks: end -->")
+    assert (head, tail) == ("before\n", "\nafter\n")
+    assert "](results/here/results.md)" in text
+    (row,) = [line for line in text.splitlines() if "float32" in line]
+    assert [cell.strip() for cell in row.strip("|").split("|")][:5] == ["a, cpu", "(2, 3) float32", "4", "1", "4x"]
