@@ -5,6 +5,7 @@
 #include "cpu/isa.h"
 
 namespace fastmem::cpu {
+void bind_boxed_step(pybind11::module_& module);
 void bind_few_shot(pybind11::module_& module);
 void bind_kkt(pybind11::module_& module);
 void bind_kl_div(pybind11::module_& module);
@@ -21,6 +22,7 @@ PYBIND11_MODULE(_cpu, module) {
   using namespace fastmem::cpu;
   module.doc() = "CPU kernels of fastmem's operators.";
   bind_isa(module);
+  bind_boxed_step(module);
   bind_few_shot(module);
   bind_kkt(module);
   bind_kl_div(module);

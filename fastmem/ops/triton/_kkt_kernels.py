@@ -51,3 +51,36 @@ def kkt_rise(
         tl.store(curve_ptr + start + j, d * (alpha * (1 - s) * u - 2), mask=live)
         total += (d * (half - z)).to(tl.float64)
     tl.store(inner_ptr + row, tl.sum(total))
+
+
+@triton.jit
+def boxed_step(
+    x_ptr, gradient_ptr, moment_ptr, square_ptr, rate_ptr, keep_ptr, low_ptr, high_ptr, spread_ptr, elements,
+    WEIGHT: tl.constexpr, MOMENTUM: tl.constexpr, DECAY: tl.constexpr, DECAY_SQ: tl.constexpr, LEAST: tl.constexpr,
+    IS_ADAM: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """A block of one problem's elements: the penalty's gradient, the moments and the step, see ops/boxed_step.py."""
+    problem = tl.program_id(0)
+    rate, keep = tl.load(rate_ptr + problem), tl.load(keep_ptr + problem)
+    low, high = tl.load(low_ptr + problem), tl.load(high_ptr + problem)
+    j = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    live = j < elements
+    j += problem.to(tl.int64) * elements
+    x, moment = tl.load(x_ptr + j, mask=live, other=0.0), tl.load(moment_ptr + j, mask=live, other=0.0)
+    # A constant is a Python float; in the kernel's type it does not widen what it meets.
+    weight, momentum = tl.full((), 2 * WEIGHT, TYPE), tl.full((), MOMENTUM, TYPE)
+    inside = tl.where(x > high, high, tl.where(x < low, low, x))  # (NaN is on neither side)
+    g = tl.load(gradient_ptr + j, mask=live, other=0.0) + weight * (x - inside)
+    if IS_ADAM:
+        square = tl.load(square_ptr + j, mask=live, other=0.0) * keep
+        moment = moment * keep
+        moment += (g - moment) * tl.full((), 1 - DECAY, TYPE)
+        square += (g * g - square) * tl.full((), 1 - DECAY_SQ, TYPE)
+        spread = tl.load(spread_ptr + problem)
+        moved = x - rate * moment / (spread * tl.sqrt(square) + tl.full((), LEAST, TYPE))
+        tl.store(square_ptr + j, tl.where(rate == 0, 0.0, square), mask=live)
+    else:
+        moment = momentum * (keep * moment) + g
+        moved = x - rate * moment
+    tl.store(moment_ptr + j, tl.where(rate == 0, 0.0, moment), mask=live)
+    tl.store(x_ptr + j, tl.where(rate == 0, x, moved), mask=live)
