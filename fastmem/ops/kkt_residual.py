@@ -34,7 +34,7 @@ from fastmem.ops._registry import select
 __all__ = ["METHODS", "PRECISIONS", "KktNetwork", "KktResidual", "kkt_residual"]
 
 METHODS = ("auto", "autograd", "direct", "gram")
-PRECISIONS = ("native", "compensated")
+PRECISIONS = ("native", "compensated", "tf32x3")
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +85,9 @@ def kkt_residual(
         targets: ``T`` by parameter name; the parameters themselves by default.
         method: ``autograd`` (any network), ``direct`` or ``gram`` (ReLU perceptrons), or ``auto``: for each layer the
             one with fewer operations.
-        precision: ``native``, or ``compensated``: sums that are compared with the weights are taken in float64.
+        precision: ``native``; ``compensated``: sums that are compared with the weights are taken in float64; or, on CUDA
+            devices and in closed form, ``tf32x3``: float32 products by TF32 tensor cores in three parts, which keep
+            float32's digits where single TF32 products would lose the residual.
 
     Returns:
         A :class:`KktResidual`. It is a value with its own first derivatives, not a node of autograd's graph.
@@ -137,6 +139,8 @@ def forward_arguments(
         network = KktNetwork.of(model, targets)
     if method in ("direct", "gram") and not network.layers:
         raise InputError("method", f"{method!r}, but {network.no_closed_form}", "use 'auto' or 'autograd'")
+    if precision == "tf32x3" and (reason := _why_no_tf32(network, method)):
+        raise InputError("precision", f"'tf32x3', but {reason}", "use 'native' or 'compensated'")
     for argument, tensor in (("inputs", inputs), ("coefficients", coefficients)):
         require_tensor(argument, tensor)
         require_dtype(argument, tensor, (network.dtype,))
@@ -179,17 +183,28 @@ def forward_arguments(
         if outputs == 1:
             raise InputError("labels", "given for a network of one output", "put the sign into the coefficients")
         labels = labels[None] if single else labels
-    return (Problem(network, x, c, directions, labels, _slopes(alpha, len(x)), method, precision),)
+    return (Problem(network, x, c, directions, labels, _slopes(alpha, x), method, precision),)
 
 
-def _slopes(alpha: float | Tensor | None, problems: int) -> Tensor | None:
+def _why_no_tf32(network: KktNetwork, method: str) -> str | None:
+    if network.device.type != "cuda":
+        return f"TF32 is a format of CUDA's tensor cores, and the model is on {network.device.type}"
+    if network.dtype != torch.float32:
+        return "its parts are those of float32, and the model is float64"
+    if method == "autograd" or not network.layers:
+        return f"it is written for the closed form, and {network.no_closed_form or 'autograd is asked for'}"
+    return None
+
+
+def _slopes(alpha: float | Tensor | None, x: Tensor) -> Tensor | None:
     if alpha is None:
         return None
+    problems = len(x)
     if not isinstance(alpha, Tensor):
-        return torch.full((problems,), positive_number("alpha", alpha), dtype=torch.float64)
+        return x.new_full((problems,), positive_number("alpha", alpha), dtype=torch.float64)
     if alpha.shape not in ((), (problems,)) or not bool(((alpha > 0) & alpha.isfinite()).all()):
         raise InputError("alpha", f"{alpha.tolist()}", f"give one number above 0, or {problems}")
-    return alpha.detach().to("cpu", torch.float64).expand(problems).contiguous()
+    return alpha.detach().to(x.device, torch.float64).expand(problems).contiguous()
 
 
 def _check_sample(network: KktNetwork, x: Tensor) -> None:

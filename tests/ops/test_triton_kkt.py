@@ -22,6 +22,8 @@ from fastmem.ops import triton as launcher  # noqa: E402 - only where there is T
 from .test_triton_gradients import usage  # noqa: E402
 from .test_triton_kernels import ROOT, compile_ahead  # noqa: E402
 
+STEP = {"WEIGHT": 5.0, "MOMENTUM": 0.9, "DECAY": 0.9, "DECAY_SQ": 0.999, "LEAST": 1e-8}
+
 
 @pytest.mark.skipif(launcher.interpreted(), reason="compiling needs Triton's compiler, not its interpreter")
 @pytest.mark.parametrize("architecture", [80, 90])
@@ -33,6 +35,7 @@ def test_no_kernel_spills(dtype: torch.dtype, architecture: int, tmp_path: Path)
     for kernel, constants in (
         (kernels.kkt_activate, {"HAS_BIAS": True, **common}),
         (kernels.kkt_rise, {"ONWARD": True, **common}),
+        *((kernels.boxed_step, {**STEP, "IS_ADAM": adam, **common}) for adam in (False, True)),
     ):
         _, spills, _ = usage(compile_ahead(kernel, constants, 4, dtype, architecture), tmp_path)
         assert spills == [], kernel.__name__
@@ -42,7 +45,8 @@ def test_the_operators_tests_pass_in_the_interpreter() -> None:
     if triton.__version__.startswith("3.6.") and np.lib.NumpyVersion(np.__version__) >= "2.4.0":
         pytest.skip("the interpreter of Triton 3.6 does not know NumPy 2.4")
     command = [
-        *(sys.executable, "-m", "pytest", str(Path(__file__).with_name("test_kkt_residual.py"))),
+        *(sys.executable, "-m", "pytest"),
+        *(str(Path(__file__).with_name(f"test_{name}.py")) for name in ("kkt_residual", "kkt_precision", "boxed_step")),
         *("-q", "-k", "triton", "-p", "no:cacheprovider", "-p", "no:xdist", "-W", "ignore", "--no-header"),
     ]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
@@ -51,4 +55,4 @@ def test_the_operators_tests_pass_in_the_interpreter() -> None:
     passed = re.search(r"(\d+) passed", result.stdout)
     assert result.returncode == 0, result.stdout[-6000:] + result.stderr[-2000:]
     assert passed is not None
-    assert int(passed[1]) == 8
+    assert int(passed[1]) == 31

@@ -99,7 +99,7 @@ def why_no_gram(problem: Problem) -> str | None:
         return "the network has no hidden layer"
     if problem.alpha is None:
         return "it is written for the modified ReLU (give alpha)"
-    if problem.precision != "native":
+    if problem.precision == "compensated":
         return "it does not widen products to float64"
     if problem.method == "direct":
         return "it computes the Gram form, and the direct form is asked for"

@@ -161,7 +161,9 @@ def _product(
 
 def _supports(problem: Problem) -> str | None:
     device = problem.network.device.type
-    return why_no_gram(problem) if device == "cpu" else f"it computes on the CPU, and this model is on {device}"
+    if device != "cpu":
+        return f"it computes on the CPU, and this model is on {device}"
+    return "a CPU has no TF32" if problem.precision == "tf32x3" else why_no_gram(problem)
 
 
 register(

@@ -33,13 +33,13 @@ def double_backward(problem: Problem) -> Solved:
     for index in range(len(problem.x)):
         labels = None if problem.labels is None else problem.labels[index]
         directions = None if problem.directions is None else problem.directions[index]
-        alpha = None if problem.alpha is None else float(problem.alpha[index])
+        alpha = None if problem.alpha is None else problem.alpha[index]
         solved.append(_one(problem, problem.x[index], problem.c[index], directions, labels, alpha))
     return Solved(*(torch.stack(part) for part in zip(*solved, strict=True)))
 
 
 def _one(
-    problem: Problem, x: Tensor, c: Tensor, directions: Tensor | None, labels: Tensor | None, alpha: float | None
+    problem: Problem, x: Tensor, c: Tensor, directions: Tensor | None, labels: Tensor | None, alpha: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     targets = problem.network.targets
     with torch.enable_grad():
@@ -68,7 +68,7 @@ class _ModifiedReLU(torch.autograd.Function):
     """``relu(z)`` whose derivative is ``sigmoid(alpha z)``, in every further backward pass too."""
 
     @staticmethod
-    def forward(ctx: Any, z: Tensor, alpha: float) -> Tensor:
+    def forward(ctx: Any, z: Tensor, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(z)
         ctx.alpha = alpha
         return z.relu()
@@ -82,7 +82,7 @@ class _ModifiedReLU(torch.autograd.Function):
 class _ModifiedReLUs(TorchFunctionMode):
     """Replaces every ReLU that a network computes; with no slope, none."""
 
-    def __init__(self, alpha: float | None) -> None:
+    def __init__(self, alpha: Tensor | None) -> None:
         super().__init__()
         self.alpha = alpha
 
@@ -100,7 +100,7 @@ def closed_form(problem: Problem) -> Solved:
     layers, slopes, curves = problem.network.layers, [], []
     a, z = [problem.x.flatten(2)], []
     for layer in layers:
-        z.append(_linear(a[-1], layer.weight, layer.bias))
+        z.append(_linear(problem, a[-1], layer))
         if layer is not layers[-1]:
             slope, curve = _derivatives(problem, z[-1])
             slopes.append(slope)
@@ -109,15 +109,15 @@ def closed_form(problem: Problem) -> Solved:
     directions = _directions(problem, z[-1])
     d = [problem.c.unsqueeze(-1) * directions]
     for layer, slope in zip(layers[:0:-1], slopes[::-1], strict=True):
-        d.insert(0, d[0] @ layer.weight * slope)
+        d.insert(0, problem.down(d[0], layer) * slope)
 
     residuals = [
-        (_GramResidual if problem.uses_gram(layer) else _DirectResidual)(layer, a[at], d[at], z[at], problem.precision)
+        (_GramResidual if problem.uses_gram(layer) else _DirectResidual)(problem, layer, a[at], d[at], z[at])
         for at, layer in enumerate(layers)
     ]
     u: list[Tensor] = []
     for at, (layer, residual) in enumerate(zip(layers, residuals, strict=True)):
-        onward = (u[-1] * slopes[at - 1]) @ layer.weight.mT if at else 0
+        onward = problem.up(u[-1] * slopes[at - 1], layer) if at else 0
         u.append(2 * residual.up() + onward)
     grad_c = (u[-1] * directions).sum(-1)
 
@@ -125,7 +125,7 @@ def closed_form(problem: Problem) -> Solved:
     for at in reversed(range(len(layers))):
         down = 2 * residuals[at].down()
         if b is not None:
-            down = down + b @ layers[at].weight
+            down = down + problem.down(b, layers[at])
         b = slopes[at - 1] * down + curves[at - 1] * d[at - 1] * u[at - 1] if at else down
     assert b is not None
     losses = torch.stack([loss for residual in residuals for loss in residual.losses()], dim=-1)
@@ -146,26 +146,27 @@ def _directions(problem: Problem, outputs: Tensor) -> Tensor:
     return torch.ones_like(outputs) if problem.directions is None else problem.directions
 
 
-def _linear(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return F.linear(a, weight, bias)
+def _linear(problem: Problem, a: Tensor, layer: Layer) -> Tensor:
+    z = problem.up(a, layer)
+    return z if layer.bias is None else z.add_(layer.bias)
 
 
 class _DirectResidual:
     """``G - T`` of a layer as it stands, [S, outputs, inputs]."""
 
-    def __init__(self, layer: Layer, a: Tensor, d: Tensor, z: Tensor, precision: str) -> None:
-        wide = (lambda value: value.double()) if precision == "compensated" else (lambda value: value)
-        self.a, self.d, self.layer = a, d, layer
-        self.residual = wide(d).mT @ wide(a) - layer.weight_target
+    def __init__(self, problem: Problem, layer: Layer, a: Tensor, d: Tensor, z: Tensor) -> None:
+        wide = (lambda value: value.double()) if problem.precision == "compensated" else (lambda value: value)
+        self.problem, self.a, self.d = problem, a, d
+        self.residual = problem.product(wide(d).mT, wide(a)) - layer.weight_target
         self.narrow = self.residual.to(a.dtype)
         self.of_bias = None if layer.bias_target is None else wide(d).sum(-2) - layer.bias_target
 
     def up(self) -> Tensor:
-        half = self.a @ self.narrow.mT
+        half = self.problem.product(self.a, self.narrow.mT)
         return half if self.of_bias is None else half + self.of_bias.to(half.dtype).unsqueeze(-2)
 
     def down(self) -> Tensor:
-        return self.d @ self.narrow
+        return self.problem.product(self.d, self.narrow)
 
     def losses(self) -> list[Tensor]:
         parts = [self.residual] if self.of_bias is None else [self.residual, self.of_bias]
@@ -175,25 +176,27 @@ class _DirectResidual:
 class _GramResidual:
     """``G - T`` of a layer as its products with ``a`` and ``d`` see it, from m x m matrices."""
 
-    def __init__(self, layer: Layer, a: Tensor, d: Tensor, z: Tensor, precision: str) -> None:
-        self.a, self.d, self.layer = a, d, layer
-        self.wide = (lambda value: value.double()) if precision == "compensated" else (lambda value: value)
+    def __init__(self, problem: Problem, layer: Layer, a: Tensor, d: Tensor, z: Tensor) -> None:
+        self.problem, self.layer, self.a, self.d = problem, layer, a, d
+        compensated = problem.precision == "compensated"
+        self.wide = (lambda value: value.double()) if compensated else (lambda value: value)
         with_bias = layer.bias_target is not None
         a_wide, d_wide = self.wide(a), self.wide(d)
         # What the residual would be if all sums of gradients were zero: a T^T + t, at hand where T is the weight.
-        if layer.targets_itself and precision != "compensated":
+        if layer.targets_itself and not compensated:
             self.none = z
         else:
-            target = None if layer.bias_target is None else self.wide(layer.bias_target)
-            self.none = _linear(a_wide, self.wide(layer.weight_target), target)
-        self.half = (a_wide @ a_wide.mT + float(with_bias)) @ d_wide - self.none
+            self.none = problem.product(a_wide, self.wide(layer.weight_target).mT)
+            if layer.bias_target is not None:
+                self.none = self.none + self.wide(layer.bias_target)
+        self.half = problem.product(problem.product(a_wide, a_wide.mT) + float(with_bias), d_wide) - self.none
 
     def up(self) -> Tensor:
         return self.half.to(self.a.dtype)
 
     def down(self) -> Tensor:
-        d, a = self.wide(self.d), self.wide(self.a)
-        return (d @ d.mT @ a - d @ self.wide(self.layer.weight_target)).to(self.a.dtype)
+        d, a, product = self.wide(self.d), self.wide(self.a), self.problem.product
+        return (product(product(d, d.mT), a) - product(d, self.wide(self.layer.weight_target))).to(self.a.dtype)
 
     def losses(self) -> list[Tensor]:
         layer, d = self.layer, self.d.double()

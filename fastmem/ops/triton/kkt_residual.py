@@ -32,24 +32,30 @@ class _Kernels:
 
     def __init__(self, problem: Problem) -> None:
         assert problem.alpha is not None, "this backend takes the modified ReLU only"
-        self.layers = problem.network.layers
-        self.alpha = problem.alpha.to(problem.network.device)
+        self.problem, self.layers = problem, problem.network.layers
+        self.in_parts = problem.precision == "tf32x3"
+        self.alpha = problem.alpha
         self.options = {"TYPE": triton_dtype(problem.network.dtype), "BLOCK": _BLOCK, "num_warps": 4, **OPTIONS}
 
     def up(self, at: int, a: Tensor) -> Tensor:
-        return a @ self.layers[at].weight.mT
+        return self.problem.up(a, self.layers[at])
 
     def down(self, at: int, b: Tensor) -> Tensor:
-        return b @ self.layers[at].weight
+        return self.problem.down(b, self.layers[at])
 
     def gram(self, a: Tensor, plus: float = 0.0) -> Tensor:
+        if self.in_parts:
+            return self.problem.product(a, a.mT).add_(plus)
         return torch.baddbmm(a.new_full((1, 1, 1), plus), a, a.mT)
 
     def product(self, k: Tensor, d: Tensor) -> Tensor:
-        return k @ d
+        return self.problem.product(k, d)
 
     def add_product_(self, out: Tensor, k: Tensor, a: Tensor) -> None:
-        out.baddbmm_(k, a, alpha=2.0)
+        if self.in_parts:
+            out.add_(self.problem.product(k, a), alpha=2.0)
+        else:
+            out.baddbmm_(k, a, alpha=2.0)
 
     def activate(self, at: int, z: Tensor) -> tuple[Tensor, Tensor]:
         from fastmem.ops.triton._kkt_kernels import kkt_activate

@@ -15,7 +15,7 @@ _TASKS = ("binary", "multiclass", "regression")
 _SCHEDULES = ("adaptive", "published")
 _BALANCES = ("half", "true", "search")
 _RANKS = ("blind", "oracle")
-_PRECISIONS = ("float32", "compensated", "float64")
+_PRECISIONS = ("float32", "compensated", "tf32x3", "float64")
 #: Settings by name; ``fast`` is fastmem's own, the others are fastmem.attacks.reconstruct.PUBLISHED.
 PRESETS = (
     "fast",
@@ -93,7 +93,8 @@ class ReconstructConfig:
     """Explain the difference from the initial weights instead of the weights (Loo et al.), which the attacker must then
     know; victims only."""
     precision: str = "float32"
-    """float32, compensated (sums that are compared with the weights in float64) or float64."""
+    """float32, compensated (sums that are compared with the weights in float64), tf32x3 (on CUDA: float32 products by tensor
+    cores in three parts) or float64."""
 
     restarts: int = 1
     """Initial candidates to start from, each a run of its own."""
