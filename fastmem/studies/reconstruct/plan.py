@@ -17,14 +17,14 @@ from fastmem.data import Dataset, load_dataset
 from fastmem.engine import code_version, content_key
 from fastmem.errors import InputError, StoreError
 from fastmem.models import build_model
-from fastmem.ops.kkt_residual import KktNetwork
+from fastmem.ops.kkt_residual import PRECISIONS, KktNetwork
 from fastmem.studies.device import choose_device
 from fastmem.studies.reconstruct.config import ReconstructConfig
 from fastmem.training import load_checkpoint, load_into
 
 __all__ = ["Part", "ReconstructPlan", "Victim", "make_plan"]
 
-_CODE = ("attacks/reconstruct.py", "attacks/reconstruct_victim.py", "ops")
+_CODE = (*(f"attacks/reconstruct{part}.py" for part in ("", "_graph", "_settings", "_step", "_victim")), "ops")
 _BALANCES = (0.3, 0.5, 0.7)
 _ANIMALS = (2, 3, 4, 5, 6, 7)
 _PLAIN_EPOCHS, _PUBLISHED_EPOCHS = 20_000, 1_000_000
@@ -172,7 +172,7 @@ class ReconstructPlan:
             base,
             iterations=config.iterations or base.iterations,
             lambda_min=None if config.task == "regression" else base.lambda_min,
-            precision="compensated" if config.precision == "compensated" else "native",
+            precision=config.precision if config.precision in PRECISIONS else "native",
             low=low,
             high=high,
             seed=config.seed,
