@@ -155,7 +155,9 @@ class Steps:
             state.x,
             self._coefficients,
             labels=labels.to(network.device) if outputs > 1 else None,
-            alpha=None if self.first.alpha is None else torch.tensor([float(one.alpha or 0) for one in settings]),
+            alpha=None
+            if self.first.alpha is None
+            else torch.tensor([one.alpha for one in settings], dtype=torch.float64),
             precision=self.first.precision,
         )
         self._solve = select("kkt_residual", self._problem).forward
