@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fastmem.attacks.reconstruct_settings import ReconstructSettings
 from fastmem.ops._registry import select
-from fastmem.ops.boxed_step import ADAM, boxed_step_
+from fastmem.ops.boxed_step import ADAM, BoxedStep
 from fastmem.ops.kkt_residual import KktNetwork, forward_arguments
 
 __all__ = ["State", "Steps"]
@@ -223,16 +223,18 @@ class Steps:
             mean, mean_sq = (-torch.expm1(self._count * math.log(decay)) for decay in ADAM[:2])
             rate = (rate / mean).to(value.dtype)
             spread = mean_sq.rsqrt().to(value.dtype).expand_as(rate).contiguous()
-        boxed_step_(
+        # (not by the public function, whose checks take as long as twenty candidates)
+        step = BoxedStep(
             value,
             gradient.contiguous(),
             self.state.moments[name],
+            self.state.moments.get(f"{name}_sq"),
             rate=rate,
+            keep=keep,
             low=low,
             high=high,
-            keep=keep,
-            square=self.state.moments.get(f"{name}_sq"),
             spread=spread,
             weight=weight,
             momentum=self.first.momentum,
         )
+        select("boxed_step", step).forward(step)
