@@ -202,6 +202,8 @@ def make_plan(config: ReconstructConfig) -> ReconstructPlan:
         InputError: A name is unknown, sizes do not fit, or the checkpoint is none of the model's.
     """
     device = choose_device(config.device)
+    if config.precision == "tf32x3" and device != "cuda":
+        raise InputError("precision", f"tf32x3 on {device}, which has no TF32", "use float32, compensated or float64")
     dataset = load_dataset(config.data, config.data_root)
     outputs = dataset.num_classes if config.task == "multiclass" else 1
     labels = dataset.y if outputs > 1 else _signs(config, dataset)

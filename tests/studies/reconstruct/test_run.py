@@ -215,6 +215,8 @@ def test_what_is_refused(finished: Path, small: Make, tmp_path: Path) -> None:
         make_plan(small(positive=(0, 99)))
     with pytest.raises(InputError, match="give less"):
         make_plan(small(n=100_000))
+    with pytest.raises(InputError, match="no TF32"):
+        make_plan(small(precision="tf32x3"))
     for changes, words in (
         ({"m": 0}, "at least 1"),
         ({"members": numbers}, "without a checkpoint"),
