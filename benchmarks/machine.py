@@ -6,8 +6,10 @@ import multiprocessing
 import os
 import platform
 import re
+import resource
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -142,3 +144,15 @@ def versions() -> dict[str, str]:
     if torch.version.cuda:
         found["cuda"] = torch.version.cuda
     return found
+
+
+def peak_memory() -> int:
+    """The most bytes of memory that this process has held.
+
+    Of this program alone: the system's other figure, ``ru_maxrss``, starts from what the process held that started it.
+    """
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    (line,) = [line for line in status.read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024

@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from benchmarks.cases import Case, Contestant
+from benchmarks.machine import peak_memory
 from benchmarks.timing import measure
+from fastmem.compat import import_torchvision
 from fastmem.models import build_model
 from fastmem.ops.grad_stats import grad_stats
 
@@ -74,8 +76,20 @@ def resnet() -> nn.Module:
             if isinstance(child, nn.BatchNorm2d):
                 setattr(parent, name, nn.GroupNorm(32, child.num_features))
             if isinstance(child, nn.ReLU):
-                setattr(parent, name, nn.ReLU())  # Opacus' hooks take no modules that work in place
+                setattr(parent, name, nn.ReLU())  # Opacus' hooks take nothing that works in place
+        if isinstance(parent, _block_type()):
+            parent.forward = partial(_residual, parent)
     return model
+
+
+def _block_type() -> type[nn.Module]:
+    return import_torchvision().models.resnet.BasicBlock
+
+
+def _residual(block: Any, x: Tensor) -> Tensor:
+    """The block's forward pass, its sum not in place."""
+    out = block.bn2(block.conv2(block.relu(block.bn1(block.conv1(x)))))
+    return block.relu(out + (x if block.downsample is None else block.downsample(x)))
 
 
 #: Name, network, shape of a batch, statistics.
@@ -255,11 +269,9 @@ def _print_peak(network: str, way: str, device: str) -> None:
         contestant.run(x, y)
         print(torch.cuda.max_memory_allocated() - before)
         return
-    import resource
-
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak_memory()
     contestant.run(x, y)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+    print(peak_memory() - before)
 
 
 if __name__ == "__main__":

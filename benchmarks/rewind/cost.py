@@ -13,7 +13,6 @@ Each contestant runs in a process of its own, whose peak memory is the system's 
 from __future__ import annotations
 
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.machine import OtherLoad, cpu_name
+from benchmarks.machine import OtherLoad, cpu_name, peak_memory
 from fastmem.defenses import eligible_weights
 from fastmem.models import build_model
 from fastmem.ops import kl_div
@@ -92,7 +91,7 @@ def one(name: str) -> dict[str, float]:
 
 
 def _peak() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_memory() / 2**20
 
 
 def _step(name: str) -> Callable[[], None]:
