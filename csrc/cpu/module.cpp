@@ -6,6 +6,7 @@
 
 namespace fastmem::cpu {
 void bind_boxed_step(pybind11::module_& module);
+void bind_conv_pool(pybind11::module_& module);
 void bind_few_shot(pybind11::module_& module);
 void bind_kkt(pybind11::module_& module);
 void bind_kl_div(pybind11::module_& module);
@@ -23,6 +24,7 @@ PYBIND11_MODULE(_cpu, module) {
   module.doc() = "CPU kernels of fastmem's operators.";
   bind_isa(module);
   bind_boxed_step(module);
+  bind_conv_pool(module);
   bind_few_shot(module);
   bind_kkt(module);
   bind_kl_div(module);

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-__all__ = ["FIRST_ORDER_ONLY", "dispatched", "to_front", "transformed"]
+__all__ = ["FIRST_ORDER_ONLY", "dispatched", "to_front", "transformed", "watched"]
 
 FIRST_ORDER_ONLY = (
     "this backend gives first derivatives in reverse mode only; compute the forward pass within "
@@ -37,6 +37,11 @@ def transformed() -> bool:
     if torch.compiler.is_compiling():
         return False
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def watched() -> bool:
+    """Whether a mode sees every call of a PyTorch function, as :mod:`fastmem.ops._layers` does to take gradients."""
+    return torch._C._len_torch_function_stack() > 0
 
 
 def to_front(batch_size: int, in_dims: Sequence[int | None], args: Sequence[Any]) -> list[Any]:

@@ -1,23 +1,10 @@
 // The largest of 2 x 2 pixels, or 0, and which one it was; and the gradient's way back to it.
 #include "cpu/kernels/relu_max_pool.h"
 
-#include "cpu/kernels/convert.h"
+#include "cpu/kernels/pooled.h"
 
 namespace fastmem::cpu::FASTMEM_ISA {
 namespace {
-
-constexpr uint8_t kNobody = 4;
-
-// A byte for each lane of a register.
-template <class T>
-struct BytesOf {
-  typedef uint8_t type __attribute__((vector_size(kLanes<T>)));
-};
-template <class T>
-using Bytes = typename BytesOf<T>::type;
-
-template <class T>
-using Code = Register<Integer<T>>;
 
 // Calls body(channel, number of channels) for every register of them, the last perhaps not full.
 template <class T, class Body>
@@ -56,19 +43,10 @@ void forward(const ReluMaxPool& call, int64_t begin, int64_t end) {
     for (int64_t column = 0; column < width;
          ++column, x += 2 * channels, y += channels, winners += channels) {
       for_each_register<T>(channels, [&](int64_t c, int64_t count) __attribute__((always_inline)) {
-        Register<T> best = load_some(x + c, count);
-        Code<T> code{};
-#pragma GCC unroll 3
-        for (int place = 1; place < 4; ++place) {
-          const Register<T> value = load_some(x + window[place] + c, count);
-          const Code<T> wins = (value > best) | (value != value);
-          best = wins ? value : best;
-          code = wins ? Code<T>{} + place : code;
-        }
-        const Code<T> off = best <= 0;
-        store_some(y + c, off ? Register<T>{} : best, count);
-        const auto bytes = __builtin_convertvector(off ? Code<T>{} + kNobody : code, Bytes<T>);
-        memcpy(winners + c, &bytes, static_cast<size_t>(count));
+        const auto value_of = [&](int place) __attribute__((always_inline)) {
+          return load_some(x + window[place] + c, count);
+        };
+        store_pooled(pool<T>(value_of), count, y + c, winners + c);
       });
     }
   }
