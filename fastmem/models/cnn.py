@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastmem.errors import InputError
+from fastmem.models.mlp import is_altered
+from fastmem.ops.conv_relu_max_pool import conv_relu_max_pool
 from fastmem.ops.relu_max_pool import relu_max_pool
 
 __all__ = ["CNN"]
@@ -57,14 +59,21 @@ class CNN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits [B, num_classes] of images [B, C, H, W]."""
-        # Normalised before it is pooled: a negative scale turns the order round.
-        x = self.conv1(x)
-        x = relu_max_pool(x if self.norm1 is None else self.norm1(x))
-        x = self.conv2(x)
-        x = relu_max_pool(x if self.norm2 is None else self.norm2(x))
+        x = _pooled(x, self.conv1, self.norm1)
+        x = _pooled(x, self.conv2, self.norm2)
         x = self.hidden(self._drop(x.flatten(1), self.dropout / 2))
         x = F.relu(x if self.norm3 is None else self.norm3(x))
         return self.output(self._drop(x, self.dropout))
 
     def _drop(self, x: Tensor, share: float) -> Tensor:
         return F.dropout(x, share, self.training) if share else x
+
+
+def _pooled(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d | None) -> Tensor:
+    """Convolution, ReLU and pooling; in one where nobody looks at or replaces what the convolution gives."""
+    if norm is not None:
+        # Normalised before it is pooled: a negative scale turns the order round.
+        return relu_max_pool(norm(convolution(x)))
+    if type(convolution) is not nn.Conv2d or convolution.bias is None or is_altered(convolution):
+        return relu_max_pool(convolution(x))
+    return conv_relu_max_pool(x, convolution.weight, convolution.bias, (2, 2))

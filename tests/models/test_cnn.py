@@ -39,6 +39,25 @@ def test_equals_the_published_order_with_its_gradients() -> None:
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
 
 
+def test_equals_the_published_order_in_float64_where_a_kernel_does_three_steps_in_one() -> None:
+    model, x = CNN((2, 12, 9), 4).double(), torch.randn(6, 2, 12, 9, dtype=torch.float64)
+    x, labels = x.contiguous(memory_format=torch.channels_last), torch.tensor([0, 1, 2, 3, 0, 1])
+    parameters = list(model.parameters())
+    ours, theirs = (
+        torch.autograd.grad(F.cross_entropy(logits, labels), parameters) for logits in (model(x), published(model, x))
+    )
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-13)
+
+
+def test_hooks_on_a_convolution_see_and_replace_what_it_gives() -> None:
+    model, x = CNN((1, 8, 8), 3), torch.randn(5, 1, 8, 8)
+    hook = model.conv2.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output))
+    assert torch.equal(model(x)[0], model(x)[1])
+    hook.remove()
+    assert not torch.equal(model(x)[0], model(x)[1])
+
+
 def test_refuses_images_that_pool_to_nothing() -> None:
     with pytest.raises(InputError, match=r"\[1, 3, 8\].*at least 4 x 4"):
         CNN((1, 3, 8), 10)
