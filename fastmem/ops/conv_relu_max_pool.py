@@ -52,10 +52,8 @@ def conv_relu_max_pool(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[i
     if any(type(tensor) not in (Tensor, nn.Parameter) for tensor in tensors) or dispatched() or transformed():
         return _composed(x, weight, bias, padding)
     _check(x, weight, bias, padding)
-    if watched() or torch.is_autocast_enabled(x.device.type):
-        return relu_max_pool(F.conv2d(x, weight, bias, padding=padding))
     backend = select("conv_relu_max_pool", x, weight, bias, padding)
-    if backend.name == "reference":
+    if backend.name == "reference" or watched():
         return relu_max_pool(F.conv2d(x, weight, bias, padding=padding))
     if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
         return _ConvReluMaxPool.apply(x, weight, bias, padding)

@@ -9,6 +9,7 @@ from fastmem.ops._native import DTYPE_CODES, cpu_module, why_no_cpu
 from fastmem.ops._registry import Backend, register
 
 _LAST = torch.channels_last
+_MOST_PIXELS = 10_000_000  # with 160 channels in a block, their places are numbers of 32 bits
 
 
 def forward(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -49,6 +50,12 @@ def _supports(x: Tensor, weight: Tensor, bias: Tensor, padding: tuple[int, int])
         return "it takes float32 or float64, the same for all"
     if not x.is_contiguous(memory_format=_LAST):
         return "the images are not in the channels-last memory format"
+    if weight.numel() == 0:
+        return "there are no weights"
+    if (x.shape[2] + 2 * padding[0]) * (x.shape[3] + 2 * padding[1]) > _MOST_PIXELS:
+        return f"images have more than {_MOST_PIXELS:,} pixels"
+    if torch.is_autocast_enabled("cpu"):
+        return "autocast lowers the precision of convolutions"
     return None
 
 
