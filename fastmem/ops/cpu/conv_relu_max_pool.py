@@ -69,7 +69,7 @@ register(
         op="conv_relu_max_pool",
         name="cpu",
         priority=_priority,
-        available=lambda: why_no_cpu("conv_relu_max_pool", "conv_relu_max_pool_backward"),
+        available=lambda: why_no_cpu("conv_relu_max_pool", "conv_relu_max_pool_backward", "isa"),
         supports=_supports,
         forward=forward,
         backward=backward,
