@@ -21,9 +21,9 @@ def backward(
     """The gradients by x (None unless ``of_x``), by the weight and by the bias."""
     sizes = [x.shape[dim] + 2 * padding[dim - 2] - weight.shape[dim] + 1 for dim in (2, 3)]
     full = relu_max_pool.backward(gradient, winners, torch.Size((*gradient.shape[:2], *sizes)))
-    of_images = torch.nn.grad.conv2d_input(x.shape, weight, full, padding=padding) if of_x else None
-    of_weight = torch.nn.grad.conv2d_weight(x, weight.shape, full, padding=padding)
-    return of_images, of_weight, full.sum(dim=(0, 2, 3))
+    return torch.ops.aten.convolution_backward(
+        full, x, weight, [len(weight)], (1, 1), padding, (1, 1), False, (0, 0), 1, (of_x, True, True)
+    )
 
 
 register(
