@@ -16,8 +16,10 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from fastmem.attacks.membership.few_shot import METHODS, Draw, EpisodeScores, draw_episodes, make_learner, run_learner
+from fastmem.attacks.membership.few_shot.fit import TEXT
 from fastmem.data.transforms import normalise
 from fastmem.engine import Task
+from fastmem.models.language import LanguageModel, PooledLogits
 from fastmem.studies.few_shot.job import Job
 from fastmem.studies.few_shot.store import load_model
 from fastmem.studies.few_shot.task import build
@@ -116,9 +118,9 @@ def run_cell(bench: Bench, task: Task) -> tuple[str, dict[str, Any]]:
 def _learner(bench: Bench, method: str, subject: str, target: int) -> tuple[Any, Tensor]:
     if METHODS[method].white_box:
         assert bench.job is not None, "the plan refuses methods that train where there is no network"
-        network = _network(bench.job, "blind" if subject == "blind" else "pool", 0 if subject == "blind" else target)
-        inputs = normalise(as_tensor(bench.job.pool), as_tensor(bench.job.mean), as_tensor(bench.job.std))
-        return make_learner(method, model=network.to(bench.job.device)), inputs.to(bench.job.device)
+        return _white_box(
+            bench.job, method, "blind" if subject == "blind" else "pool", 0 if subject == "blind" else target
+        )
     features = bench.features[target]
     if subject == "blind":
         assert bench.blind is not None, "cell_tasks leaves it out"
@@ -126,6 +128,15 @@ def _learner(bench: Bench, method: str, subject: str, target: int) -> tuple[Any,
     elif subject == "random":
         features = np.random.default_rng([bench.seed, target]).normal(size=features.shape)
     return make_learner(method), torch.from_numpy(np.array(features, dtype=np.float64))
+
+
+def _white_box(job: Job, method: str, group: str, row: int) -> tuple[Any, Tensor]:
+    network = _network(job, group, row).to(job.device)
+    records = as_tensor(job.pool)
+    if isinstance(network, LanguageModel):
+        return make_learner(method, model=PooledLogits(network), schedule=TEXT), records.to(job.device)
+    inputs = normalise(records, as_tensor(job.mean), as_tensor(job.std))
+    return make_learner(method, model=network), inputs.to(job.device)
 
 
 def _network(job: Job, group: str, row: int) -> nn.Module:

@@ -82,8 +82,8 @@ class FewShotConfig:
     """Records of each kind asked about in an episode."""
     episodes: int = 500
     """Random draws of known records and questions."""
-    finetune_episodes: int = 50
-    """Episodes of finetune, each of which trains copies of the network."""
+    finetune_episodes: int | None = None
+    """Episodes of finetune, each of which trains copies of the network (default: 50 for images, 8 for text)."""
     features: str = "auto"
     """What the attacker reads: penultimate (white box), logits (black box), any layer by name, for text also
     statistics of the answers; or an .npz file with features [N, d] and members [N], which needs no model (default:
@@ -116,7 +116,7 @@ class FewShotConfig:
             ("n_val", self.n_val, 2),
             ("n_query", self.n_query, 2),
             ("episodes", self.episodes, 2),
-            ("finetune_episodes", self.finetune_episodes, 2),
+            ("finetune_episodes", self.whole_episodes, 2),
             ("targets", self.targets, 1),
             ("seed", self.seed, 0),
             ("workers", self.workers or 1, 1),
@@ -159,6 +159,11 @@ class FewShotConfig:
     def models(self) -> int:
         """Models that train on halves of the pool."""
         return self.num_models or (16 if self.task == "images" else 1)
+
+    @property
+    def whole_episodes(self) -> int:
+        """Episodes of methods that train the whole network."""
+        return (50 if self.task == "images" else 8) if self.finetune_episodes is None else self.finetune_episodes
 
     @property
     def from_file(self) -> bool:

@@ -91,7 +91,7 @@ class FewShotPlan:
 
     def episodes_of(self, method: str) -> int:
         """Episodes of a method, over all targets."""
-        return self.config.finetune_episodes if METHODS[method].white_box else self.config.episodes
+        return self.config.whole_episodes if METHODS[method].white_box else self.config.episodes
 
 
 def make_plan(config: FewShotConfig) -> FewShotPlan:
@@ -105,6 +105,7 @@ def make_plan(config: FewShotConfig) -> FewShotPlan:
             shots asked for.
     """
     _check_variants(config)
+    config = replace(config, finetune_episodes=config.whole_episodes)
     if config.from_file:
         plan = _plan_of_file(config)
     elif config.task == "text":
@@ -123,9 +124,10 @@ def _check_variants(config: FewShotConfig) -> None:
     for key in config.variant_keys:
         if key not in METHODS:
             raise UnknownNameError("variants", key, METHODS)
-        if METHODS[key].white_box and (config.from_file or config.task == "text"):
-            what = "saved features" if config.from_file else "text"
-            raise InputError("variants", f"{key} on {what}", "it trains copies of a classifier; take finetune_head")
+        if METHODS[key].white_box and config.from_file:
+            raise InputError(
+                "variants", f"{key} on saved features", "it trains copies of a network; take finetune_head"
+            )
 
 
 def _plan_of_file(config: FewShotConfig) -> FewShotPlan:

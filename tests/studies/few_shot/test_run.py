@@ -158,12 +158,15 @@ def test_text_is_cut_into_blocks_and_attacked(tmp_path: Path) -> None:
     arguments = f"few-shot --task text --text {tmp_path / 'own.txt'} --out {tmp_path / 'run'} --workers 1 --pool 60 "
     arguments += "--population 20 --bystanders 30 --language.layers 1 --language.width 16 --language.heads 2 "
     arguments += "--language.block 16 --language.vocabulary 300 --text-recipe.epochs 2 --shots 2 --n-val 3 --n-query 4 "
-    arguments += "--episodes 4 --variants simpleshot,laplacian,finetune_head"
+    arguments += "--episodes 4 --variants simpleshot,laplacian,finetune_head,finetune --finetune-episodes 2"
     assert _fastmem(*arguments.split())[0] == 0
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert {"loss", "min_k", "zlib"} <= set(summary["baselines"])
     assert summary["design"]["features"] == "statistics"
     assert "black box" in summary["variants"]["laplacian"]["access"]
+    whole = summary["variants"]["finetune"]
+    assert whole["shots"]["2"]["episodes"] == 2
+    assert set(whole["controls"]) == {"blind", "shuffled"}
     assert len(_models(tmp_path / "run")) == 2  # the target and the blind model
     code, _, error = _fastmem(*arguments.split(), "--features", "hidden")
     assert code == 2
@@ -192,7 +195,7 @@ def _fastmem(*arguments: str) -> tuple[int, str, str]:
         ("--task text --text missing.txt", "cannot read"),
         ("--task text --text short.txt", "a block takes 128"),
         ("--task text --text latin.txt", "no UTF-8 text"),
-        ("--task text --text short.txt --variants finetune --language.block 8", "take finetune_head"),
+        ("--features few.npz --variants finetune", "take finetune_head"),
         ("--text short.txt", "--task text"),
         ("--features constant.npz", "same values"),
         ("--features nan.npz", "NaN"),

@@ -5,7 +5,7 @@ Each element of a stack is a problem of its own; since Adam works value by value
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -40,3 +40,10 @@ class Adam:
             square.mul_(second).addcmul_(gradient, gradient, value=1 - second)
             value.addcdiv_(mean, square.sqrt().div_(scale).add_(_EPSILON), value=-self._rate / bias)
         return list(values)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> Adam:
+        """Another one that goes on from the changed moments, say from those of some problems."""
+        other = Adam(self._rate)
+        other._moments = [(change(mean), change(square)) for mean, square in self._moments]
+        other._steps = self._steps
+        return other

@@ -3,19 +3,18 @@
 On the network's logits (or other features) phi the head says relu(phi) W + b, with b = 0 and column c of W along the mean
 m_c of the support's class c. Each epoch takes an Adam step on the cross-entropy of the support and another on the mean
 entropy of softmax(logits / T) over the query; the score is the log-odds of "member" at T = 1, in the order of its softmax
-probability. At most 30 epochs,
-stopped when the cross-entropy of the validation records has not fallen for 2; the scores are those of the best epoch. T is
-tuned on the validation records by the members found without a false positive, of equals the last (Dhillon et al. 2020,
-arXiv:1909.02729, as Jimenez-Lopez et al. 2025 use it). Optimiser moments start anew for each T.
+probability. At most 30 epochs, stopped when the cross-entropy of the validation records has not fallen for 2 (text: 3);
+the scores are those of the best epoch. T is tuned on the validation records by the members found without a false positive
+(Dhillon et al. 2020, arXiv:1909.02729, as Jimenez-Lopez et al. 2025 use it). Optimiser moments start anew for each T; the
+first step, on the support, is the same for all and is taken once.
 
 As published every weight of the network moves too: :class:`FineTune`, which needs the network itself (white box).
-:class:`FineTuneHead` moves W and b only, which features alone allow. Either trains all episodes and all T at once.
+:class:`FineTuneHead` moves W and b only, which features alone allow.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,116 +22,159 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from fastmem.attacks.membership.few_shot.adam import Adam
-from fastmem.attacks.membership.few_shot.batch import Batch, Scored, last_best, true_positives
+from fastmem.attacks.membership.few_shot.batch import Batch, Scored
+from fastmem.attacks.membership.few_shot.fit import IMAGES, Logits, Problems, Schedule, fit, learn_support
 from fastmem.ops.episodes import class_means
 
-__all__ = ["TEMPERATURES", "FineTune", "FineTuneHead"]
+__all__ = ["FineTune", "FineTuneHead"]
 
-TEMPERATURES = (7.0, 8.0, 9.0, 10.0, 11.0, 13.0)
-_DEFAULT_TEMPERATURE = 9.0
-_PATIENCE = 2
 _SMALLEST_NORM = 1e-6
-
-
-@dataclass(frozen=True)
-class _Schedule:
-    """How long and how fast.
-
-    Args:
-        temperatures: To choose from.
-        learning_rate: Of Adam.
-        epochs: At most.
-    """
-
-    temperatures: tuple[float, ...] = TEMPERATURES
-    learning_rate: float = 5e-5
-    epochs: int = 30
-
-    def chosen(self, batch: Batch) -> tuple[float, ...]:
-        """The temperatures to train with: all, or the default where there is nothing to tune on."""
-        return self.temperatures if batch.val is not None else (_DEFAULT_TEMPERATURE,)
+# Weights that copies trained side by side may have together: more do not stay in the caches.
+_SIDE_BY_SIDE = 1 << 21
 
 
 @dataclass(frozen=True, eq=False)
-class FineTuneHead(_Schedule):
-    """Fine-tuning of the head on fixed features."""
+class FineTuneHead:
+    """Fine-tuning of the head on fixed features.
 
+    Args:
+        schedule: How long, and the temperatures.
+    """
+
+    schedule: Schedule = IMAGES
     transductive = True
 
     def __call__(self, batch: Batch) -> Scored:
         """Scores of every episode."""
-        temperatures = self.chosen(batch)
-        support, query = batch.support.relu(), batch.query.relu()
         val = None if batch.val is None else batch.val.relu()
-        start = _initial_head(support, batch.support_members)  # [E, d, 2]
-        # The temperatures share the features: their heads stand side by side as columns.
-        head = [start.repeat(1, 1, len(temperatures)), start.new_zeros(len(start), 1, 2 * len(temperatures))]
-
-        def logits(features: Tensor, values: Sequence[Tensor]) -> Tensor:
-            wide = torch.baddbmm(values[1].expand(-1, features.shape[1], -1), features, values[0])
-            return wide.view(*features.shape[:2], len(temperatures), 2).permute(2, 0, 1, 3)
-
-        return _train(self, batch, temperatures, head, logits, support, query, val)
+        problems = _problems(batch, batch.support.relu(), batch.query.relu(), val)
+        start = _initial_head(problems.support, batch.support_members)
+        temperatures = _temperatures(self.schedule, batch, start)
+        count = temperatures.shape[1]
+        adam, values = Adam(self.schedule.learning_rate), [start, start.new_zeros(len(start), 1, 2)]
+        values = learn_support(adam, problems, values, _head)
+        # The temperatures share the features: from here on their heads stand side by side as columns.
+        values, adam = [_columns(value, count) for value in values], adam.mapped(lambda value: _columns(value, count))
+        return _scored(
+            self.schedule, batch, temperatures, *fit(self.schedule, problems, temperatures, values, adam, _head)
+        )
 
     def values_per_episode(self, support: int, val: int, query: int, width: int) -> int:
         """Features, and heads with their moments and gradients."""
-        return (support + val + query) * (width + 16 * len(self.temperatures)) + 10 * len(self.temperatures) * width
+        count = len(self.schedule.temperatures)
+        return (support + val + query) * (width + 16 * count) + 10 * count * width
 
 
 @dataclass(frozen=True, eq=False)
-class FineTune(_Schedule):
+class FineTune:
     """Fine-tuning of the whole network: features are its outputs, so ``Batch`` holds inputs.
 
-    The network runs in eval mode: batch normalisation uses its running statistics, dropout is off.
+    The network runs in eval mode: batch normalisation uses its running statistics, dropout is off. Copies of a network
+    of linear layers are trained side by side, those of others one after another.
 
     Args:
-        model: Maps inputs [n, ...] to outputs.
-        features: From the model's output to features [n, d]; by default the output itself.
+        model: Maps inputs [n, ...] to features [n, d].
+        schedule: How long, and the temperatures.
     """
 
-    model: nn.Module | None = None
-    features: Callable[[Tensor], Tensor] = lambda output: output
+    model: nn.Module
+    schedule: Schedule = IMAGES
     transductive = True
 
     def __call__(self, batch: Batch) -> Scored:
         """Scores of every episode."""
-        assert self.model is not None, "the attack has checked that there is one"
-        model, training = self.model, self.model.training
-        model.eval()
+        training = self.model.training
+        self.model.eval()
         try:
-            return self._train(model, batch)
+            return self._train(batch)
         finally:
-            model.train(training)
+            self.model.train(training)
 
-    def _train(self, model: nn.Module, batch: Batch) -> Scored:
-        temperatures, episodes = self.chosen(batch), len(batch.support)
-        copies = len(temperatures) * episodes
+    def _train(self, batch: Batch) -> Scored:
+        logits, weights = self._copies(batch.records)
         with torch.no_grad():
-            flat = self.features(model(batch.support.flatten(0, 1)))
-            start = _initial_head(flat.view(episodes, -1, flat.shape[-1]).relu(), batch.support_members)
-        state, buffers = stack_module_state([model])
-        names = list(state)
-        weights = [state[name].detach().expand(copies, *state[name].shape[1:]).clone() for name in names]
-        head = [start.repeat(len(temperatures), 1, 1), start.new_zeros(copies, 1, 2)]
-        fixed = {name: value[0] for name, value in buffers.items()}
+            phi = torch.stack([self.model(batch.records[rows]).relu() for rows in batch.support_rows])
+        start = _initial_head(phi, batch.support_members)
+        problems = _problems(batch, batch.support_rows, batch.query_rows, batch.val_rows)
+        temperatures = _temperatures(self.schedule, batch, start)
+        found = []
+        for some in torch.arange(len(start), device=start.device).split(self._side_by_side()):
+            values = [weight.expand(len(some), *weight.shape[1:]).clone() for weight in weights]
+            values += [start[some], start.new_zeros(len(some), 1, 2)]
+            adam = Adam(self.schedule.learning_rate)
+            values = learn_support(adam, problems.take(some), values, logits)
+            found += self._branches(problems.take(some), temperatures[some], values, adam, logits)
+        of_query, of_val = (
+            None if parts[0] is None else torch.cat(parts).view(*temperatures.shape, -1)
+            for parts in zip(*found, strict=True)
+        )
+        return _scored(self.schedule, batch, temperatures, of_query, of_val)
 
-        def one(values: dict[str, Tensor], inputs: Tensor) -> Tensor:
-            return self.features(functional_call(model, (values, fixed), (inputs,)))
+    def _branches(
+        self, problems: Problems, temperatures: Tensor, values: list[Tensor], adam: Adam, logits: Logits
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Goes on from the first step under each temperature: parts of the scores of E * G problems, in their order."""
+        found = []
+        count = temperatures.shape[1]
+        for part in torch.arange(temperatures.numel(), device=temperatures.device).split(self._side_by_side()):
+            rows = part // count
+            own, moments = [value[rows] for value in values], adam.mapped(lambda value, rows=rows: value[rows])
+            temperature = temperatures.flatten()[part, None]
+            found.append(fit(self.schedule, problems.take(rows), temperature, own, moments, logits))
+        return found
 
-        def logits(inputs: Tensor, values: Sequence[Tensor]) -> Tensor:
+    def _copies(self, records: Tensor) -> tuple[Logits, list[Tensor]]:
+        """The logits of copies of the network with heads, and the network's weights, each [1, ...]."""
+        state, buffers = stack_module_state([self.model])
+        names, fixed = list(state), {name: value[0] for name, value in buffers.items()}
+
+        def one(body: dict[str, Tensor], inputs: Tensor) -> Tensor:
+            return functional_call(self.model, (body, fixed), (inputs,))
+
+        def logits(rows: Tensor, values: Sequence[Tensor]) -> Tensor:
             *body, matrix, bias = values
-            outputs = vmap(one)(
-                dict(zip(names, body, strict=True)), inputs.repeat(len(temperatures), *[1] * (inputs.ndim - 1))
-            )
-            return torch.baddbmm(bias, outputs.relu(), matrix).view(len(temperatures), episodes, -1, 2)
+            if len(rows) == 1:
+                single = {name: value.squeeze(0) for name, value in zip(names, body, strict=True)}
+                phi = one(single, records[rows[0]])[None]
+            else:
+                phi = vmap(one)(dict(zip(names, body, strict=True)), records[rows])
+            return _head(phi.relu(), (matrix, bias))
 
-        return _train(self, batch, temperatures, [*weights, *head], logits, batch.support, batch.query, batch.val)
+        return logits, [state[name].detach() for name in names]
 
     def values_per_episode(self, support: int, val: int, query: int, width: int) -> int:
         """A copy of the network for each temperature, with its gradient and moments, and its activations."""
-        assert self.model is not None, "the attack has checked that there is one"
-        size = sum(parameter.numel() for parameter in self.model.parameters())
-        return len(self.temperatures) * (5 * size + 4 * (support + query) * width)
+        return len(self.schedule.temperatures) * (5 * self._size() + 4 * (support + query) * width)
+
+    def _size(self) -> int:
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def _side_by_side(self) -> int:
+        # Stacked convolutions become grouped ones and stacked attention loses its kernel: both are slower than a loop.
+        owners = [module for module in self.model.modules() if next(module.parameters(recurse=False), None) is not None]
+        linear = all(isinstance(module, nn.Linear) for module in owners)
+        return max(1, _SIDE_BY_SIDE // self._size()) if linear else 1
+
+
+def _temperatures(schedule: Schedule, batch: Batch, like: Tensor) -> Tensor:
+    """[E, G]."""
+    return like.new_tensor(schedule.chosen(batch.val_rows is not None)).expand(len(batch.support_rows), -1)
+
+
+def _problems(batch: Batch, support: Tensor, query: Tensor, val: Tensor | None) -> Problems:
+    val_label = None if batch.val_members is None else batch.val_members.long()
+    return Problems(support, batch.support_members.long(), query, val, val_label)
+
+
+def _head(active: Tensor, values: Sequence[Tensor]) -> Tensor:
+    """Logits [P, n, G, 2] of relu features [P, n, d] by G heads, their columns side by side."""
+    matrix, bias = values
+    wide = torch.baddbmm(bias.expand(-1, active.shape[1], -1), active, matrix)
+    return wide.view(*wide.shape[:2], -1, 2)
+
+
+def _columns(value: Tensor, count: int) -> Tensor:
+    return value.repeat(1, 1, count)
 
 
 def _initial_head(active: Tensor, members: Tensor) -> Tensor:
@@ -141,79 +183,11 @@ def _initial_head(active: Tensor, members: Tensor) -> Tensor:
     return (means / means.norm(dim=2, keepdim=True).clamp_min(_SMALLEST_NORM)).mT.contiguous()
 
 
-def _train(
-    schedule: _Schedule,
-    batch: Batch,
-    temperatures: Sequence[float],
-    values: list[Tensor],
-    logits: Callable[[Tensor, Sequence[Tensor]], Tensor],
-    support: Tensor,
-    query: Tensor,
-    val: Tensor | None,
-) -> Scored:
-    """Trains every episode under every temperature.
-
-    Args:
-        schedule: Learning rate and epochs.
-        batch: For the labels.
-        temperatures: G of them.
-        values: What is trained; each problem has its own part of every tensor.
-        logits: From inputs of the episodes and the values to [G, E, n, 2].
-        support: Inputs of ``logits``.
-        query: The same.
-        val: The same, or None: no tuning and no early stop.
-    """
-    label = batch.support_members.long()
-    cooled = support.new_tensor(temperatures)[:, None, None, None]
-    adam = Adam(schedule.learning_rate)
-    best = support.new_full((len(temperatures), len(support)), math.inf)
-    since = torch.zeros_like(best)
-    of_query = of_val = None
-    for _ in range(schedule.epochs):
-        values = _step(adam, values, lambda given: _cross_entropy(logits(support, given), label).sum())
-        values = _step(adam, values, lambda given: _entropy(logits(query, given) / cooled).mean(dim=2).sum())
-        with torch.no_grad():
-            asked = _member(logits(query, values))
-            if val is None or batch.val_members is None:
-                of_query = asked
-                continue
-            held = logits(val, values)
-            loss = _cross_entropy(held, batch.val_members.long())
-            better = (loss < best) & (since < _PATIENCE)
-            since = torch.where(better, 0, since + 1)
-            best = torch.where(better, loss, best)
-            if of_query is None or of_val is None:
-                of_query, of_val = asked, _member(held)
-            else:
-                of_query = torch.where(better[:, :, None], asked, of_query)
-                of_val = torch.where(better[:, :, None], _member(held), of_val)
-            if (since >= _PATIENCE).all():
-                break
-    assert of_query is not None, "there is at least one epoch"
-    episode = torch.arange(len(support), device=support.device)
+def _scored(schedule: Schedule, batch: Batch, temperatures: Tensor, of_query: Tensor, of_val: Tensor | None) -> Scored:
+    """The scores [E, n] of each episode's best temperature, of those under all of them [E, G, n]."""
+    episode = torch.arange(len(of_query), device=of_query.device)
     choice = torch.zeros_like(episode)
     if of_val is not None and batch.val_members is not None:
-        choice = last_best(true_positives(of_val, batch.val_members))
-        of_val = of_val[choice, episode]
-    return Scored(of_query[choice, episode], of_val, {"temperature": support.new_tensor(temperatures)[choice]})
-
-
-def _step(adam: Adam, values: list[Tensor], loss: Callable[[Sequence[Tensor]], Tensor]) -> list[Tensor]:
-    with torch.enable_grad():
-        leaves = [value.requires_grad_(True) for value in values]
-        gradients = torch.autograd.grad(loss(leaves), leaves)
-    return adam.step([value.detach() for value in values], gradients)
-
-
-def _cross_entropy(logits: Tensor, label: Tensor) -> Tensor:
-    """Mean over records, [G, E]."""
-    return -logits.log_softmax(dim=3).gather(3, label.expand(logits.shape[:3])[..., None]).mean(dim=(2, 3))
-
-
-def _entropy(logits: Tensor) -> Tensor:
-    log_p = logits.log_softmax(dim=3)
-    return -(log_p.exp() * log_p).sum(dim=3)
-
-
-def _member(logits: Tensor) -> Tensor:
-    return (logits[..., 1] - logits[..., 0]).double()
+        choice = schedule.best(of_val, batch.val_members)
+        of_val = of_val[episode, choice]
+    return Scored(of_query[episode, choice], of_val, {"temperature": temperatures[episode, choice]})

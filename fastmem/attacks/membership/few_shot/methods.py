@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from fastmem.attacks.membership.few_shot.batch import Learner
 from fastmem.attacks.membership.few_shot.finetune import FineTune, FineTuneHead
+from fastmem.attacks.membership.few_shot.fit import IMAGES, Schedule
 from fastmem.attacks.membership.few_shot.laplacian import LaplacianShot
 from fastmem.attacks.membership.few_shot.simpleshot import SimpleShot
 from fastmem.attacks.membership.few_shot.tim import TIM
@@ -64,7 +64,7 @@ def make_learner(
     centre: Any = "support",
     normalise: bool | None = None,
     model: nn.Module | None = None,
-    features: Callable[[Tensor], Tensor] | None = None,
+    schedule: Schedule = IMAGES,
 ) -> Learner:
     """A learner by name.
 
@@ -73,8 +73,8 @@ def make_learner(
         prior: Share of members among the records asked about (TIM).
         centre: Mean that is taken off: ``"support"``, an array [d] known from public data, or None.
         normalise: Centre features and scale them to unit length; by default as the method was published.
-        model: The network, for ``finetune``.
-        features: From the network's output to features [n, d], for ``finetune``; by default the output itself.
+        model: The network, for ``finetune``; its outputs are the features.
+        schedule: How long ``finetune`` trains, and its temperatures.
 
     Raises:
         InputError: If the method does not exist, or ``finetune`` gets no network.
@@ -94,4 +94,4 @@ def make_learner(
         raise InputError(
             "model", f"a {type(model).__name__} for finetune", "give the target as model=, or take finetune_head"
         )
-    return FineTune(model=model) if features is None else FineTune(model=model, features=features)
+    return FineTune(model, schedule)

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from fastmem.attacks.membership.few_shot import finetune
 from fastmem.attacks.membership.few_shot.batch import Batch, last_best, true_positives
-from fastmem.attacks.membership.few_shot.finetune import TEMPERATURES, FineTune, FineTuneHead
+from fastmem.attacks.membership.few_shot.finetune import FineTune, FineTuneHead
+from fastmem.attacks.membership.few_shot.fit import IMAGES, TEXT, Schedule
 from fastmem.attacks.membership.few_shot.laplacian import LAMBDAS, NEIGHBOURS, LaplacianShot
 from fastmem.attacks.membership.few_shot.methods import make_learner
+from fastmem.compat import import_transformers
 from fastmem.errors import InputError
+from fastmem.models.shape import LanguageShape
 
 Arrays = dict[str, np.ndarray]
 
@@ -41,12 +48,13 @@ def _one(batch: Batch, episode: int) -> Arrays:
     return {name: values[episode].numpy() for name, values in _parts(batch).items() if values is not None}
 
 
-def _found(scores: np.ndarray, members: np.ndarray) -> int:
-    """Members above every non-member, ties whole."""
-    return int((scores[members] > scores[~members].max()).sum())
+def _found(scores: np.ndarray, members: np.ndarray, cap: int = 0) -> int:
+    """Most members at or above a threshold that at most ``cap`` non-members reach."""
+    called = [scores >= threshold for threshold in scores]
+    return max((int((call & members).sum()) for call in called if (call & ~members).sum() <= cap), default=0)
 
 
-def _last(values: list[int]) -> int:
+def _last(values: list[Any]) -> int:
     return max(index for index, value in enumerate(values) if value == max(values))
 
 
@@ -131,20 +139,28 @@ def _entropy(logits: Tensor) -> Tensor:
     return torch.distributions.Categorical(logits=logits).entropy().mean()
 
 
-def _finetune(one: Arrays, model: nn.Module | None) -> tuple[np.ndarray, float]:
-    """One temperature after the other, by torch's own Adam; with a model all of its weights move too."""
+def _finetune(one: Arrays, model: nn.Module | None, schedule: Schedule = IMAGES) -> tuple[np.ndarray, float]:
+    """One temperature after the other, by torch's own Adam; with a model all of its weights move too.
+
+    Models that give an answer a token are averaged over tokens.
+    """
     tensors = {name: torch.from_numpy(values) for name, values in one.items()}
     label, val_label = tensors["support_members"].long(), tensors["val_members"].long()
     found = []
-    for temperature in TEMPERATURES:
-        body = copy.deepcopy(model) if model is not None else nn.Identity()
+    for temperature in schedule.temperatures:
+        copied = copy.deepcopy(model) if model is not None else nn.Identity()
+
+        def body(rows: Tensor, network: nn.Module = copied) -> Tensor:
+            answers = network(rows)
+            return answers.mean(dim=1) if answers.ndim == 3 else answers
+
         with torch.no_grad():
             phi = body(tensors["support"]).relu()
             columns = [phi[label == c].mean(dim=0) for c in (0, 1)]
             w = torch.stack([m / max(float(m.norm()), 1e-6) for m in columns], dim=1)
         w.requires_grad_()
         b = torch.zeros(2, dtype=w.dtype, requires_grad=True)
-        adam = torch.optim.Adam([*body.parameters(), w, b], lr=5e-5)
+        adam = torch.optim.Adam([*copied.parameters(), w, b], lr=schedule.learning_rate)
         best, waited, kept = math.inf, 0, (np.empty(0), np.empty(0))
         for _ in range(30):
             for known in (True, False):
@@ -163,11 +179,13 @@ def _finetune(one: Arrays, model: nn.Module | None) -> tuple[np.ndarray, float]:
                 kept = tuple((x[:, 1] - x[:, 0]).numpy() for x in (held, asked))
             else:
                 waited += 1
-                if waited == 2:
+                if waited == schedule.patience:
                     break
         found.append(kept)
-    choice = _last([_found(held, one["val_members"]) for held, _ in found])
-    return found[choice][1], TEMPERATURES[choice]
+    members = one["val_members"]
+    cap = math.ceil(math.log(len(members))) if schedule.regular_ties else 0
+    choice = _last([(_found(held, members), _found(held, members, cap)) for held, _ in found])
+    return found[choice][1], schedule.temperatures[choice]
 
 
 @pytest.mark.parametrize("shots", [1, 3])
@@ -210,18 +228,62 @@ def test_fine_tuning_moves_every_weight_of_a_copy() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double()
     before = copy.deepcopy(model.state_dict())
-    batch = _batch(episodes=2)
-    scored = FineTune(model=model)(batch)
-    for episode in range(1):
-        scores, temperature = _finetune(_one(batch, episode), model)
+    # At this rate problems of one batch stop after different epochs.
+    schedule = replace(IMAGES, learning_rate=0.02)
+    batch = _batch(episodes=3)
+    scored = FineTune(model, schedule)(batch)
+    for episode in range(3):
+        scores, temperature = _finetune(_one(batch, episode), model, schedule)
         np.testing.assert_allclose(scored.query[episode], scores, rtol=1e-5, atol=1e-8)
         assert float(scored.params["temperature"][episode]) == temperature
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     with torch.no_grad():
-        head_only = FineTuneHead()(
+        head_only = FineTuneHead(schedule)(
             Batch.of(*(model(x) if x.is_floating_point() else x for x in _parts(batch).values()))
         )
     assert not torch.allclose(scored.query, head_only.query, rtol=1e-6)  # the network moved
+
+
+def test_a_language_model_is_fine_tuned_as_one_would_by_hand() -> None:
+    try:
+        import_transformers()
+    except ImportError as error:
+        pytest.skip(f"transformers does not import: {error}")
+    from fastmem.models import language
+
+    model = language.build_language_model(LanguageShape(layers=1, width=8, heads=2, block=5), 11, seed=0).double()
+    rng = np.random.default_rng(0)
+    members = rng.permuted(np.tile(np.arange(12) < 6, (2, 1)), axis=1)
+
+    def part(records: int) -> Tensor:
+        return torch.from_numpy(rng.integers(0, 11, (2, records, 5)))
+
+    known = torch.from_numpy(members)
+    batch = Batch.of(part(4), torch.tensor([[True, False] * 2] * 2), part(12), part(12), known)
+    schedule = replace(TEXT, learning_rate=0.02)
+    scored = FineTune(language.PooledLogits(model), schedule)(batch)
+    for episode in range(2):
+        scores, temperature = _finetune(_one(batch, episode), model, schedule)
+        np.testing.assert_allclose(scored.query[episode], scores, rtol=1e-5, atol=1e-8)
+        assert float(scored.params["temperature"][episode]) == temperature
+
+
+def test_no_work_is_done_for_an_episode_that_has_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work = []
+
+    def counted(active: Tensor, values: Sequence[Tensor]) -> Tensor:
+        at_work.append(len(active))
+        return head(active, values)
+
+    head = finetune._head
+    monkeypatch.setattr(finetune, "_head", counted)
+    batch, learner = _batch(episodes=6), FineTuneHead(replace(IMAGES, learning_rate=0.05))
+    whole = learner(batch).query
+    assert at_work == sorted(at_work, reverse=True)
+    assert 0 < at_work[-1] < 6
+    for episode in range(6):
+        alone = learner(Batch.of(*(part[episode : episode + 1] for part in _parts(batch).values() if part is not None)))
+        torch.testing.assert_close(alone.query[0], whole[episode], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("method", ["simpleshot", "laplacian", "tim", "finetune_head"])
