@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 import typing
 from argparse import RawDescriptionHelpFormatter
@@ -123,6 +124,7 @@ def _dash(name: str) -> str:
     return name.replace("_", "-")
 
 
+@functools.cache
 def _documentation(config: type) -> dict[str, str]:
     """The docstring of each field, on one line, without the final stop."""
     documented = docstring_parser.parse_from_object(config).params

@@ -127,6 +127,8 @@ class FineTune:
         """The logits of copies of the network with heads, and the network's weights, each [1, ...]."""
         state, buffers = stack_module_state([self.model])
         names, fixed = list(state), {name: value[0] for name, value in buffers.items()}
+        last = records.ndim == 4 and getattr(self.model, "channels_last", False)
+        memory_format = torch.channels_last if last else torch.contiguous_format
 
         def one(body: dict[str, Tensor], inputs: Tensor) -> Tensor:
             return functional_call(self.model, (body, fixed), (inputs,))
@@ -135,7 +137,7 @@ class FineTune:
             *body, matrix, bias = values
             if len(rows) == 1:
                 single = {name: value.squeeze(0) for name, value in zip(names, body, strict=True)}
-                phi = one(single, records[rows[0]])[None]
+                phi = one(single, records[rows[0]].contiguous(memory_format=memory_format))[None]
             else:
                 phi = vmap(one)(dict(zip(names, body, strict=True)), records[rows])
             return _head(phi.relu(), (matrix, bias))
