@@ -134,7 +134,8 @@ def test_saved_features_need_no_model(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("without_report")
 def test_a_network_can_be_fine_tuned_whole(tmp_path: Path) -> None:
     config = FewShotConfig(
-        out=tmp_path / "run", **{**SMALL, "variants": "finetune", "shots": 2, "finetune_episodes": 2}
+        out=tmp_path / "run",
+        **{**SMALL, "num_models": 1, "variants": "finetune", "shots": 2, "finetune_episodes": 2},
     )
     entry = run_few_shot(config).summary["variants"]["finetune"]
     assert entry["access"].startswith("white box")

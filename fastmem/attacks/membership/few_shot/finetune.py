@@ -99,15 +99,15 @@ class FineTune:
         temperatures = _temperatures(self.schedule, batch, start)
         found = []
         for some in torch.arange(len(start), device=start.device).split(self._side_by_side()):
+            own = problems.take(some)
             values = [weight.expand(len(some), *weight.shape[1:]).clone() for weight in weights]
             values += [start[some], start.new_zeros(len(some), 1, 2)]
             adam = Adam(self.schedule.learning_rate)
-            values = learn_support(adam, problems.take(some), values, logits)
-            found += self._branches(problems.take(some), temperatures[some], values, adam, logits)
-        of_query, of_val = (
-            None if parts[0] is None else torch.cat(parts).view(*temperatures.shape, -1)
-            for parts in zip(*found, strict=True)
-        )
+            values = learn_support(adam, own, values, logits)
+            found += self._branches(own, temperatures[some], values, adam, logits)
+        of_query = torch.cat([query for query, _ in found]).view(*temperatures.shape, -1)
+        vals = [val for _, val in found if val is not None]
+        of_val = torch.cat(vals).view(*temperatures.shape, -1) if vals else None
         return _scored(self.schedule, batch, temperatures, of_query, of_val)
 
     def _branches(

@@ -80,8 +80,9 @@ class Problems:
 
     def take(self, rows: Tensor) -> Problems:
         """Some of them."""
-        parts = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Problems(*(None if part is None else part[rows] for part in parts))  # type: ignore[arg-type]
+        val = None if self.val is None else self.val[rows]
+        val_label = None if self.val_label is None else self.val_label[rows]
+        return Problems(self.support[rows], self.label[rows], self.query[rows], val, val_label)
 
 
 def learn_support(adam: Adam, problems: Problems, values: list[Tensor], logits: Logits) -> list[Tensor]:
