@@ -83,7 +83,7 @@ class FewShotConfig:
     episodes: int = 500
     """Random draws of known records and questions."""
     finetune_episodes: int | None = None
-    """Episodes of finetune, each of which trains copies of the network (default: 50 for images, 8 for text)."""
+    """Episodes of finetune, each of which trains copies of the network (default: 50 for images, 6 for text)."""
     features: str = "auto"
     """What the attacker reads: penultimate (white box), logits (black box), any layer by name, for text also
     statistics of the answers; or an .npz file with features [N, d] and members [N], which needs no model (default:
@@ -163,7 +163,7 @@ class FewShotConfig:
     @property
     def whole_episodes(self) -> int:
         """Episodes of methods that train the whole network."""
-        return (50 if self.task == "images" else 8) if self.finetune_episodes is None else self.finetune_episodes
+        return (50 if self.task == "images" else 6) if self.finetune_episodes is None else self.finetune_episodes
 
     @property
     def from_file(self) -> bool:
