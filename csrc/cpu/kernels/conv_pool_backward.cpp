@@ -95,7 +95,7 @@ class Backward {
     pieces.take(panels_, call.parts() * 2 * panel_.elements);
     pieces.take(lists_, call.parts() * call.outputs * panel_.windows);
     pieces.take(counts_, call.parts() * call.outputs);
-    used_ = pieces.used();
+    used_ = pieces.bytes();
   }
 
   int64_t used() const { return used_; }

@@ -70,7 +70,7 @@ class Forward {
     pieces.take(bias_, groups_ * kGroup * kLanes<T>);
     pieces.take(panels_, call.parts() * panel_.blocks * panel_.elements);
     pieces.take(sums_, call.parts() * panel_.windows);
-    used_ = pieces.used();
+    used_ = pieces.bytes();
   }
 
   int64_t used() const { return used_; }

@@ -4,17 +4,12 @@
 
 #include "cpu/kernels/conv_pool.h"
 #include "cpu/kernels/convert.h"
-
-// A tile keeps its pointers in registers only if it has a function to itself.
-#define FASTMEM_OUT_OF_LINE __attribute__((noinline))
+#include "cpu/kernels/pieces.h"
 
 namespace fastmem::cpu::FASTMEM_ISA {
 
 // Of a row of a patch, a tile holds as many registers as leave room for a factor and an address.
 inline constexpr int kRunTile = 10;
-
-FASTMEM_INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
-FASTMEM_INLINE int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 // Calls body.template operator()<n>() with the constant n = `count`, from 1 to kLast.
 template <int kLast, class Body>
@@ -34,22 +29,6 @@ template <class T>
 void clear(T* values, int64_t count) {
   memset(values, 0, static_cast<size_t>(count) * sizeof(T));
 }
-
-// Hands out aligned pieces of the scratch memory; with no memory it only counts.
-class Pieces {
- public:
-  explicit Pieces(void* memory) : memory_(static_cast<char*>(memory)) {}
-  template <class Element>
-  void take(Element*& piece, int64_t count) {
-    piece = reinterpret_cast<Element*>(memory_ + used_);
-    used_ += divide_up(count * static_cast<int64_t>(sizeof(Element)), 64) * 64;
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* memory_;
-  int64_t used_ = 0;
-};
 
 template <class T>
 struct Panel {

@@ -4,6 +4,7 @@
 
 #include "cpu/kernels/convert.h"
 #include "cpu/kernels/math.h"
+#include "cpu/kernels/pieces.h"
 
 namespace fastmem::cpu::FASTMEM_ISA {
 namespace {
@@ -14,25 +15,6 @@ constexpr int64_t kStep = V::kSize;
 constexpr double kSmallestNorm = 1e-6, kSmallestDistance = 1e-12;
 
 FASTMEM_INLINE int64_t padded(int64_t count) { return (count + kStep - 1) / kStep * kStep; }
-
-// Hands out pieces of a call's memory; without any it counts what they take.
-class Pieces {
- public:
-  explicit Pieces(void* memory) : memory_(static_cast<char*>(memory)) {}
-
-  template <class T>
-  T* take(int64_t count) {
-    const int64_t at = bytes_;
-    bytes_ += (count * static_cast<int64_t>(sizeof(T)) + 63) / 64 * 64;
-    return memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + at);
-  }
-
-  int64_t bytes() const { return bytes_; }
-
- private:
-  char* memory_;
-  int64_t bytes_ = 0;
-};
 
 // ---------------------------------------------------------------------------------- nearest shares
 

@@ -5,6 +5,7 @@
 
 #include "cpu/kernels/convert.h"
 #include "cpu/kernels/layer_grad_vec.h"
+#include "cpu/kernels/pieces.h"
 
 namespace fastmem::cpu::FASTMEM_ISA {
 
@@ -18,9 +19,6 @@ inline constexpr int kTileRegisters = 2;
 #endif
 template <class T>
 inline constexpr int64_t kPanel = kTileRegisters * kLanes<T>;
-
-FASTMEM_INLINE int64_t least(int64_t x, int64_t y) { return x < y ? x : y; }
-FASTMEM_INLINE int64_t divide_up(int64_t x, int64_t y) { return (x + y - 1) / y; }
 
 // [panels][rows][kPanel], where columns beyond `columns` fill up the last register.
 template <class T>

@@ -9,9 +9,6 @@
 #include "cpu/kernels/math.h"
 #include "cpu/kernels/mlp_panels.h"
 
-// A tile keeps its pointers in registers only if it has a function to itself.
-#define FASTMEM_OUT_OF_LINE __attribute__((noinline))
-
 namespace fastmem::cpu::FASTMEM_ISA {
 namespace {
 
@@ -38,23 +35,6 @@ int64_t pitch_of(int64_t outputs) {
   const int64_t lines = divide_up(divide_up(outputs, kPanel<T>) * kPanel<T>, kLine);
   return (lines | 1) * kLine;
 }
-
-// Hands out aligned pieces of the scratch memory; with no memory it only counts.
-class Pieces {
- public:
-  explicit Pieces(void* memory) : memory_(static_cast<char*>(memory)) {}
-  template <class T>
-  T* take(int64_t count) {
-    char* piece = memory_ + used_;
-    used_ += divide_up(count * static_cast<int64_t>(sizeof(T)), 64) * 64;
-    return reinterpret_cast<T*>(piece);
-  }
-  int64_t used() const { return used_; }
-
- private:
-  char* memory_;
-  int64_t used_ = 0;
-};
 
 template <class T>
 class Steps {
@@ -91,7 +71,7 @@ class Steps {
     for (T*& turned : turned_) turned = pieces_.take<T>(Panels<T>::elements(widest, largest_));
   }
 
-  int64_t used() const { return pieces_.used(); }
+  int64_t used() const { return pieces_.bytes(); }
 
   void run() {
     for (int64_t l = 0; l < visit_.depth; ++l) {

@@ -25,6 +25,8 @@
 #endif
 
 #define FASTMEM_INLINE inline __attribute__((always_inline))
+// A tile keeps its pointers in registers only if it has a function to itself.
+#define FASTMEM_OUT_OF_LINE __attribute__((noinline))
 
 namespace fastmem::cpu::FASTMEM_ISA {
 
