@@ -127,7 +127,8 @@ def _brief(results: dict[str, Any], folder: str) -> str:
     ]
     for row in rows:
         one = _Compared.of(row, rows)
-        if row["ours"] and row["threads"] == most and (one.baseline or one.over_peers):
+        native = row["ours"] and not row["contestant"].endswith("reference")
+        if native and row["threads"] == most and (one.baseline or one.over_peers):
             lines.append(
                 f"| {one.name} | {row['shape']} {row['dtype']} | {one.baseline} | {_three(row['median_ms'])} | "
                 f"{one.over_baseline} | {one.over_compiled} | {one.over_peers} |"
@@ -174,7 +175,7 @@ class _Compared:
         (baseline, over_baseline), (compiled, over_compiled) = against(first), against("compile")
         peers = [other for other in same if other["contestant"] not in (first, "compile")]
         over_peers = ", ".join(f"{against(peer['contestant'])[1]} {peer['contestant']}" for peer in peers)
-        backend = row["contestant"].removeprefix("fastmem").strip()
+        backend = row["contestant"].removeprefix("fastmem").strip(" ,")
         busy = " (busy machine)" if row["other_load_cores"] > BUSY else ""
         title = row["operator"] + (f" ({first})" if first != "eager" else "")
         return cls(
