@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 import fastmem.ops
-from fastmem.ops import _registry, use_backend
+from fastmem.ops import _native, _registry, use_backend
 from fastmem.ops._registry import BACKEND_NAMES
 
 
@@ -28,6 +30,28 @@ class Implementation:
 
     def __str__(self) -> str:
         return f"{self.backend}-{self.device}"
+
+
+def ways(op: str) -> list[str]:
+    """The reference, and the instruction sets of this processor that an operator of the C++ module has kernels for."""
+    return ["reference", *(_native.cpu_module().isas() if _native.why_no_cpu(op) is None else [])]
+
+
+@contextmanager
+def taken(way: str) -> Iterator[None]:
+    """Within, operators take one of :func:`ways`."""
+    if way == "reference":
+        with use_backend("reference"):
+            yield
+        return
+    native = _native.cpu_module()
+    before = native.isa()
+    native.set_isa(way)
+    try:
+        with use_backend("cpu"):
+            yield
+    finally:
+        native.set_isa(before)
 
 
 def stand_in_for_native(monkeypatch: pytest.MonkeyPatch, op: str, **changes: Any) -> None:

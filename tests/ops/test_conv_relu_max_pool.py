@@ -15,10 +15,9 @@ from fastmem.ops import _native, explain, use_backend
 from fastmem.ops._registry import select
 from fastmem.ops.conv_relu_max_pool import conv_relu_max_pool
 
-WAYS = [
-    "reference",
-    *(_native.cpu_module().isas() if _native.why_no_cpu("conv_relu_max_pool_backward") is None else []),
-]
+from .implementations import taken, ways
+
+WAYS = ways("conv_relu_max_pool")
 # Images, channels, height, width, outputs, kernel, padding: blocks and registers of every instruction set begun and
 # filled, tiles cut into by the kernel's height and width, odd sizes, more images than parts.
 CASES = {
@@ -39,16 +38,9 @@ Case = tuple[int, int, int, int, int, tuple[int, int], tuple[int, int]]
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "reference":
-        with use_backend("reference"):
-            yield request.param
-        return
-    native = _native.cpu_module()
-    before = native.isa()
-    native.set_isa(request.param)
-    with use_backend("cpu"):
+    """The reference, and the kernel on each instruction set."""
+    with taken(request.param):
         yield request.param
-    native.set_isa(before)
 
 
 def operands(case: Case, dtype: torch.dtype = torch.float64, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,26 +12,19 @@ import torch
 from torch import Tensor
 
 from fastmem.errors import InputError
-from fastmem.ops import _native, use_backend
 from fastmem.ops.episodes import squared_distances
 from fastmem.ops.label_propagation import label_propagation
 
-WAYS = ["reference", *(_native.cpu_module().isas() if _native.why_no_cpu("label_propagation") is None else [])]
+from .implementations import taken, ways
+
+WAYS = ways("label_propagation")
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """The reference, and the kernel on each instruction set."""
-    if request.param == "reference":
-        with use_backend("reference"):
-            yield request.param
-        return
-    native = _native.cpu_module()
-    before = native.isa()
-    native.set_isa(request.param)
-    with use_backend("cpu"):
+    with taken(request.param):
         yield request.param
-    native.set_isa(before)
 
 
 def problems(

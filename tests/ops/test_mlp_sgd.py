@@ -12,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastmem.errors import InputError
-from fastmem.ops import _native, explain, use_backend
+from fastmem.ops import explain
 from fastmem.ops.mlp_sgd import Dense, Rule, Visit, mlp_sgd
 
-WAYS = ["reference", *(_native.cpu_module().isas() if _native.why_no_cpu() is None else [])]
+from .implementations import taken, ways
+
+WAYS = ways("mlp_sgd")
 RULES = {
     "plain": Rule(),
     "momentum": Rule(momentum=0.9),
@@ -34,16 +36,9 @@ NETWORKS = {
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "reference":
-        with use_backend("reference"):
-            yield request.param
-        return
-    native = _native.cpu_module()
-    before = native.isa()
-    native.set_isa(request.param)
-    with use_backend("cpu"):
+    """The reference, and the kernel on each instruction set."""
+    with taken(request.param):
         yield request.param
-    native.set_isa(before)
 
 
 def make(widths: tuple[int, ...], sizes: tuple[int, ...], seed: int = 0, dtype: torch.dtype = torch.float64) -> Visit:

@@ -11,25 +11,19 @@ import torch
 from torch import Tensor
 
 from fastmem.errors import InputError
-from fastmem.ops import _native, explain, use_backend
+from fastmem.ops import explain
 from fastmem.ops.nearest_shares import nearest_shares
 
-WAYS = ["reference", *(_native.cpu_module().isas() if _native.why_no_cpu("nearest_shares") is None else [])]
+from .implementations import taken, ways
+
+WAYS = ways("nearest_shares")
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
     """The reference, and the kernel on each instruction set."""
-    if request.param == "reference":
-        with use_backend("reference"):
-            yield request.param
-        return
-    native = _native.cpu_module()
-    before = native.isa()
-    native.set_isa(request.param)
-    with use_backend("cpu"):
+    with taken(request.param):
         yield request.param
-    native.set_isa(before)
 
 
 def episodes(count: int = 3, known: int = 6, width: int = 5, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -14,22 +14,17 @@ from fastmem.ops import _native, explain, use_backend
 from fastmem.ops._registry import select
 from fastmem.ops.relu_max_pool import relu_max_pool
 
-WAYS = ["reference", *(_native.cpu_module().isas() if _native.why_no_cpu() is None else [])]
+from .implementations import taken, ways
+
+WAYS = ways("relu_max_pool")
 SHAPES = [(1, 1, 2, 2), (2, 3, 5, 4), (3, 32, 7, 9), (1, 17, 2, 3), (2, 8, 6, 6), (2, 33, 3, 2), (0, 4, 4, 4)]
 
 
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "reference":
-        with use_backend("reference"):
-            yield request.param
-        return
-    native = _native.cpu_module()
-    before = native.isa()
-    native.set_isa(request.param)
-    with use_backend("cpu"):
+    """The reference, and the kernel on each instruction set."""
+    with taken(request.param):
         yield request.param
-    native.set_isa(before)
 
 
 def images(shape: tuple[int, ...], dtype: torch.dtype = torch.float64, seed: int = 0) -> Tensor:
