@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
 
 from markupsafe import Markup
 
 from fastmem.report.artifacts import Fields
-from fastmem.report.tables import MISSING, Cell, Column, Table, count, fixed, percent, signed
+from fastmem.report.tables import MISSING, Cell, Column, Table, count, fixed, percent, signed, span
 from fastmem.report.trust.run import HEADLINE, Estimate, NonMembers, Run, Swap
 
 __all__ = ["attack_table", "calibration_table", "control_table", "group_table", "set_table"]
 
 _PRIOR = "0.01"
+# More targets than these have their mean and range in a cell.
+_LISTED = 4
 
 
 def set_table(run: Run) -> Markup:
@@ -128,7 +131,7 @@ def control_table(run: Run) -> Markup:
         Column("Shuffled", "AUC by target: membership drawn anew"),
         Column("Untrained target", "AUC on test records"),
         Column(
-            "Target and shadow swapped", "difference of the AUC on test records; its interval is over pairs of models"
+            "Target and shadow swapped", "difference of the AUC on test records; intervals of FPR and AUC in all sets"
         ),
     ]
     untrained = run.summary.child("untrained").child("sets")
@@ -154,18 +157,20 @@ def _cell(one: NonMembers | None) -> Cell:
 def _swapped(swap: Swap) -> Cell:
     if not swap.total:
         return Cell(MISSING, tone="muted")
-    held = f"{swap.inside} of {swap.total} intervals of FPR and AUC hold 0"
     pairs = f"over {swap.pairs} pairs" if swap.pairs > 1 else "over the records of one pair"
-    return Cell(signed(swap.test.value), _lines(swap.test.interval, held, pairs))
+    return Cell(signed(swap.test.value), _lines(swap.test.interval, f"{swap.inside} of {swap.total} hold 0", pairs))
 
 
 def _areas(areas: Sequence[Estimate]) -> Cell:
     if not areas:
         return Cell(MISSING, ["not run"], tone="muted")
     held = sum(one.low <= 0.5 <= one.high for one in areas)
-    text = ", ".join(fixed(one.value) for one in areas)
+    values = [one.value for one in areas]
+    text, lines = ", ".join(map(fixed, values)), []
+    if len(values) > _LISTED:
+        text, lines = fixed(fmean(values)), [f"mean of {span(fixed(min(values)), fixed(max(values)))}"]
     tone = "" if held == len(areas) else "warn"
-    return Cell(text, [f"{held} of {len(areas)} intervals hold 0.5"], tone=tone)
+    return Cell(text, [*lines, f"{held} of {len(areas)} intervals hold 0.5"], tone=tone)
 
 
 def _area(entry: Fields) -> Cell:
