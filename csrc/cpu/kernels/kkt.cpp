@@ -13,8 +13,8 @@ namespace fastmem::cpu::FASTMEM_ISA {
 namespace {
 
 // Rows of a panel in the first cache, and rows of a copied by it in the second.
-constexpr int64_t kBlock = 256;
-constexpr int64_t kBlockOfRows = 40 * kTileRows;
+constexpr int64_t kBlock = 512;
+constexpr int64_t kBlockOfRows = 20 * kTileRows;
 
 // Strips of a block of rows, all of one height or one less.
 struct Strips {
@@ -25,16 +25,41 @@ struct Strips {
   FASTMEM_INLINE int64_t height(int64_t strip) const { return begin(strip + 1) - begin(strip); }
 };
 
-// [strip][t][row of the strip]
+// [strip][t][row of the strip], by transposes in registers. A register that is stored may reach
+// beyond the rows of its t: what it spoils is written next, and the copy ends with a register to
+// spare.
 template <class T>
 void copy_rows(const KktProduct& call, int64_t first_row, Strips strips, int64_t begin,
                int64_t depth, T* copy) {
+  constexpr int kSide = kLanes<T>, kGroups = (kTileRows + kSide - 1) / kSide;
   for (int64_t strip = 0; strip < strips.count; ++strip) {
     const int64_t row = strips.begin(strip), height = strips.height(strip);
     const T* from = static_cast<const T*>(call.a) + (first_row + row) * call.a_row + begin;
     T* to = copy + row * depth;
-    for (int64_t i = 0; i < height; ++i) {
-      for (int64_t t = 0; t < depth; ++t) to[t * height + i] = from[i * call.a_row + t];
+    int64_t t = 0;
+    for (; t + kSide <= depth; t += kSide) {
+      grad::Vec<T> block[kGroups][kSide];
+#pragma GCC unroll 4
+      for (int group = 0; group < kGroups; ++group) {
+#pragma GCC unroll 16
+        for (int i = 0; i < kSide; ++i) {
+          const int64_t at = group * kSide + i;
+          block[group][i] =
+              at < height ? grad::load<T>(from + at * call.a_row + t) : grad::Vec<T>{};
+        }
+        grad::transpose<T>(block[group]);
+      }
+#pragma GCC unroll 16
+      for (int i = 0; i < kSide; ++i) {
+#pragma GCC unroll 4
+        for (int group = 0; group < kGroups; ++group) {
+          if (group * kSide < height)
+            grad::store(to + (t + i) * height + group * kSide, block[group][i]);
+        }
+      }
+    }
+    for (; t < depth; ++t) {
+      for (int64_t i = 0; i < height; ++i) to[t * height + i] = from[i * call.a_row + t];
     }
   }
 }
@@ -75,22 +100,44 @@ void copy_panel(const KktProduct& call, int64_t panel, int64_t begin, int64_t de
   }
 }
 
+// What a tile fetches for later: a row of a panel whenever it has used `step` rows of its own.
+template <class T>
+struct Ahead {
+  const T* panel;
+  int64_t step;
+
+  // The share of one strip, so that the next panel is there when all have passed.
+  static FASTMEM_INLINE Ahead share(const T* next, int64_t depth, Strips strips, int64_t strip) {
+    return {next + depth * strip / strips.count * kPanel<T>, strips.count};
+  }
+
+  FASTMEM_INLINE void fetch_row() {
+    constexpr int64_t kLine = 64 / sizeof(T);
+    for (int64_t j = 0; j < kPanel<T>; j += kLine) __builtin_prefetch(panel + j);
+    panel += kPanel<T>;
+  }
+};
+
 template <class T, int kRows>
 __attribute__((noinline)) void tile(int64_t depth, const T* rows, const T* panel, T* c,
-                                    int64_t c_row, T alpha, T beta) {
+                                    int64_t c_row, T alpha, T beta, Ahead<T> ahead) {
   Register<T> sums[kRows][kTileRegisters] = {};
-  for (int64_t t = 0; t < depth; ++t, rows += kRows, panel += kPanel<T>) {
-    Register<T> columns[kTileRegisters];
+  for (int64_t t = 0; t < depth;) {
+    const int64_t stop = least(depth, t + ahead.step);
+    ahead.fetch_row();
+    for (; t < stop; ++t, rows += kRows, panel += kPanel<T>) {
+      Register<T> columns[kTileRegisters];
 #pragma GCC unroll 8
-    for (int j = 0; j < kTileRegisters; ++j) {
-      columns[j] = load_register(panel + j * kLanes<T>);
-      grad::keep(columns[j]);
-    }
+      for (int j = 0; j < kTileRegisters; ++j) {
+        columns[j] = load_register(panel + j * kLanes<T>);
+        grad::keep(columns[j]);
+      }
 #pragma GCC unroll 8
-    for (int i = 0; i < kRows; ++i) {
-      const Register<T> element = rows[i] - Register<T>{};
+      for (int i = 0; i < kRows; ++i) {
+        const Register<T> element = rows[i] - Register<T>{};
 #pragma GCC unroll 8
-      for (int j = 0; j < kTileRegisters; ++j) sums[i][j] = fma(element, columns[j], sums[i][j]);
+        for (int j = 0; j < kTileRegisters; ++j) sums[i][j] = fma(element, columns[j], sums[i][j]);
+      }
     }
   }
 #pragma GCC unroll 8
@@ -106,34 +153,34 @@ __attribute__((noinline)) void tile(int64_t depth, const T* rows, const T* panel
 
 template <class T>
 FASTMEM_INLINE void tile_of(int64_t height, int64_t depth, const T* rows, const T* panel, T* c,
-                            int64_t c_row, T alpha, T beta) {
+                            int64_t c_row, T alpha, T beta, Ahead<T> ahead) {
   switch (height) {
     case 1:
-      return tile<T, 1>(depth, rows, panel, c, c_row, alpha, beta);
+      return tile<T, 1>(depth, rows, panel, c, c_row, alpha, beta, ahead);
     case 2:
-      return tile<T, 2>(depth, rows, panel, c, c_row, alpha, beta);
+      return tile<T, 2>(depth, rows, panel, c, c_row, alpha, beta, ahead);
     case 3:
-      return tile<T, 3>(depth, rows, panel, c, c_row, alpha, beta);
+      return tile<T, 3>(depth, rows, panel, c, c_row, alpha, beta, ahead);
     case 4:
-      return tile<T, 4>(depth, rows, panel, c, c_row, alpha, beta);
+      return tile<T, 4>(depth, rows, panel, c, c_row, alpha, beta, ahead);
     case 5:
-      return tile<T, 5>(depth, rows, panel, c, c_row, alpha, beta);
+      return tile<T, 5>(depth, rows, panel, c, c_row, alpha, beta, ahead);
     default:
-      return tile<T, 6>(depth, rows, panel, c, c_row, alpha, beta);
+      return tile<T, 6>(depth, rows, panel, c, c_row, alpha, beta, ahead);
   }
 }
 
 // A tile whose panel has columns that c lacks.
 template <class T>
 void narrow_tile(int64_t height, int64_t width, int64_t depth, const T* rows, const T* panel, T* c,
-                 int64_t c_row, T alpha, T beta) {
+                 int64_t c_row, T alpha, T beta, Ahead<T> ahead) {
   T whole[kTileRows * kPanel<T>] = {};
   if (beta != 0) {
     for (int64_t i = 0; i < height; ++i) {
       for (int64_t j = 0; j < width; ++j) whole[i * kPanel<T> + j] = c[i * c_row + j];
     }
   }
-  tile_of(height, depth, rows, panel, whole, kPanel<T>, alpha, beta);
+  tile_of(height, depth, rows, panel, whole, kPanel<T>, alpha, beta, ahead);
   for (int64_t i = 0; i < height; ++i) {
     for (int64_t j = 0; j < width; ++j) c[i * c_row + j] = whole[i * kPanel<T> + j];
   }
@@ -142,7 +189,7 @@ void narrow_tile(int64_t height, int64_t width, int64_t depth, const T* rows, co
 template <class T>
 void product(const KktProduct& call, int64_t first, int64_t last, void* scratch) {
   T* const copy_of_rows = static_cast<T*>(scratch);
-  T* const copy_of_panel = copy_of_rows + kBlockOfRows * kBlock;
+  T* const copy_of_panel = copy_of_rows + kBlockOfRows * kBlock + kLanes<T>;
   const int64_t blocks = divide_up(call.depth, kBlock);
   for (int64_t row = 0; row < call.rows; row += kBlockOfRows) {
     const Strips strips(least(kBlockOfRows, call.rows - row));
@@ -153,10 +200,12 @@ void product(const KktProduct& call, int64_t first, int64_t last, void* scratch)
       const int64_t depth = call.depth * (block + 1) / blocks - begin;
       copy_rows(call, row, strips, begin, depth, copy_of_rows);
       for (int64_t panel = first; panel < end; ++panel) {
-        const T* columns = static_cast<const T*>(call.b) + (panel * call.depth + begin) * kPanel<T>;
+        const T *columns = copy_of_panel, *next = copy_of_panel;
         if (call.b_depth != 0) {
           copy_panel(call, panel, begin, depth, copy_of_panel);
-          columns = copy_of_panel;
+        } else {
+          columns = static_cast<const T*>(call.b) + (panel * call.depth + begin) * kPanel<T>;
+          next = panel + 1 < end ? columns + call.depth * kPanel<T> : columns;
         }
         const int64_t left = panel * kPanel<T>;
         const int64_t width = least(kPanel<T>, call.columns - left);
@@ -167,10 +216,11 @@ void product(const KktProduct& call, int64_t first, int64_t last, void* scratch)
           if (call.lower && row + above + height <= left) continue;
           T* c = static_cast<T*>(call.c) + (row + above) * call.c_row + left;
           const T* rows = copy_of_rows + above * depth;
+          const auto ahead = Ahead<T>::share(next, depth, strips, strip);
           if (width == kPanel<T>) {
-            tile_of(height, depth, rows, columns, c, call.c_row, alpha, beta);
+            tile_of(height, depth, rows, columns, c, call.c_row, alpha, beta, ahead);
           } else {
-            narrow_tile(height, width, depth, rows, columns, c, call.c_row, alpha, beta);
+            narrow_tile(height, width, depth, rows, columns, c, call.c_row, alpha, beta, ahead);
           }
         }
       }
@@ -258,7 +308,7 @@ void rise(const KktRise& call, int64_t begin, int64_t end) {
 
 template <class T>
 constexpr KktKernel kernel = {
-    kPanel<T>,    (kBlockOfRows + kPanel<T>)*kBlock * static_cast<int64_t>(sizeof(T)),
+    kPanel<T>,    ((kBlockOfRows + kPanel<T>)*kBlock + kLanes<T>)*static_cast<int64_t>(sizeof(T)),
     &product<T>,  &pack<T>,
     &activate<T>, &rise<T>,
 };
