@@ -3,6 +3,7 @@
 #include "cpu/kernels/kl_div_exact.h"
 #include "cpu/kernels/kl_div_lanes.h"
 #include "cpu/kernels/kl_div_long.h"
+#include "cpu/kernels/pieces.h"
 
 namespace fastmem::cpu::FASTMEM_ISA {
 namespace {
@@ -86,15 +87,36 @@ class Forward {
     alignas(64) float p[kLanes<float> * kMaxLaneClasses], q[kLanes<float> * kMaxLaneClasses];
   };
 
-  // Whether load_columns may read `rows` rows from here in place: it reads up to the start of the
-  // next row.
-  bool in_place(int operand, const Cursor<2>& at, int64_t rows) const {
-    if constexpr (!__is_same(Stored, float)) return false;
-    const int64_t stride = at.stride(operand),
-                  beyond = padded_classes<float>(args_.classes) - args_.classes;
-    return (operand == 0 ? args_.p_class_stride : args_.q_class_stride) == 1 &&
-           (beyond == 0 || (at.run() > rows && stride >= beyond));
-  }
+  // Where load_columns may read an operand in place: it reads up to the start of the row that
+  // follows.
+  class InPlace {
+   public:
+    InPlace(const KlDivForward& args, int operand) {
+      const auto& [dims, sizes, strides] = args.rows;
+      if (!__is_same(Stored, float)) return;
+      if ((operand == 0 ? args.p_class_stride : args.q_class_stride) != 1) return;
+      const int64_t beyond = padded_classes<float>(args.classes) - args.classes;
+      if (dims == 0 || beyond > strides[operand][dims - 1]) return;
+      allowed_ = true;
+      padded_ = beyond > 0;
+      for (int dim = dims - 1; dim >= 0; --dim) {
+        evenly_ &= sizes[dim] == 1 || strides[operand][dim] == count_ * strides[operand][dims - 1];
+        count_ *= sizes[dim];
+      }
+    }
+
+    // Of the next `rows` rows, which are evenly spaced, as many as that, in groups of `group`.
+    int64_t of(const Cursor<2>& at, int64_t row, int64_t rows, int64_t group) const {
+      if (!allowed_) return 0;
+      const int64_t followed = evenly_ ? count_ - row - 1 : at.run() - 1;
+      return (padded_ ? least(rows, followed) : rows) / group * group;
+    }
+
+   private:
+    bool allowed_ = false, padded_ = false;
+    bool evenly_ = true;  // all rows, from one dimension to the next
+    int64_t count_ = 1;
+  };
 
   LaneRows<float> placed(int operand, const Cursor<2>& at) const {
     return {static_cast<const float*>(operand == 0 ? args_.p : args_.q) + at.offset(operand),
@@ -130,27 +152,36 @@ class Forward {
     LaneWeights<1> one;
     LaneWeights<kGroups> many;
     const Stored* weighed = nullptr;
+    const InPlace p_in_place(args_, 0), q_in_place(args_, 1);
     Cursor<2> at(args_.rows, begin);
 
     for (int64_t row = begin; row < end;) {
-      const int64_t run = at.run() < end - row ? at.run() : end - row;
-      int64_t count;
+      const int64_t run = least(at.run(), end - row);
+      int64_t count = q_in_place.of(at, row, run, kMany);
+      LaneRows<float> of_q = placed(1, at);
       if (shared && run >= kRows) {
         if (p(at.offset(0)) != weighed) {
           weighed = p(at.offset(0));
           load_shared_p(static_cast<const float*>(args_.p) + at.offset(0), classes, scale(), one);
         }
-        if (run >= kMany && in_place(1, at, kMany)) {
-          count = finish<kScaled, kGroups>(one, placed(1, at), row, kMany);
+        if (count > 0) {
+          for (int64_t i = 0; i < count; i += kMany, of_q.first += kMany * of_q.stride)
+            finish<kScaled, kGroups>(one, of_q, row + i, kMany);
         } else {
-          const auto q = in_place(1, at, kRows) ? placed(1, at) : staged(1, at, kRows, stage.q);
-          count = finish<kScaled, 1>(one, q, row, kRows);
+          count = kRows;
+          if (q_in_place.of(at, row, kRows, kRows) == 0) of_q = staged(1, at, kRows, stage.q);
+          finish<kScaled, 1>(one, of_q, row, kRows);
         }
-      } else if (run >= kMany && in_place(0, at, kMany) && in_place(1, at, kMany)) {
-        load_p(placed(0, at), classes, scale(), many);
-        count = finish<kScaled, kGroups>(many, placed(1, at), row, kMany);
+      } else if ((count = least(count, p_in_place.of(at, row, run, kMany))) > 0) {
+        LaneRows<float> of_p = placed(0, at);
+        for (int64_t i = 0; i < count; i += kMany) {
+          load_p(of_p, classes, scale(), many);
+          finish<kScaled, kGroups>(many, of_q, row + i, kMany);
+          of_p.first += kMany * of_p.stride;
+          of_q.first += kMany * of_q.stride;
+        }
       } else {
-        count = end - row < kRows ? end - row : kRows;
+        count = least(end - row, kRows);
         load_p(staged(0, at, count, stage.p), classes, scale(), one);
         weighed = nullptr;
         finish<kScaled, 1>(one, staged(1, at, count, stage.q), row, count);
@@ -161,8 +192,7 @@ class Forward {
   }
 
   template <bool kScaled, int N, int kOfP>
-  int64_t finish(const LaneWeights<kOfP>& side, LaneRows<float> q, int64_t row,
-                 int64_t count) const {
+  void finish(const LaneWeights<kOfP>& side, LaneRows<float> q, int64_t row, int64_t count) const {
     Mask<float, N> trusted;
     const float inverse = static_cast<float>(1 / args_.temperature);
     const auto sums = sum_lanes<kScaled, N>(side, q, args_.classes, inverse, scale(), trusted);
@@ -172,7 +202,6 @@ class Forward {
         if (!trusted[i]) exact(row + i);
       }
     }
-    return count;
   }
 
   // -------------------------------------------------------------------------------------------------

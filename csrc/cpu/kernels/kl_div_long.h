@@ -104,6 +104,8 @@ class LongRow {
 
  private:
   static constexpr int kStep = kLanes<float>;
+  // What is fetched ahead, in the next row too: the processor itself stops at every page.
+  static constexpr int64_t kAhead = 2048 / sizeof(Stored);
 
   template <int N>
   struct Registers {
@@ -166,6 +168,8 @@ class LongRow {
     const Weights<float, kUnroll> weights(total.top, scale_);
     int64_t i = begin;
     for (; i + kUnroll * kStep <= end; i += kUnroll * kStep) {
+      __builtin_prefetch(p_ + i + kAhead);
+      __builtin_prefetch(q_ + i + kAhead);
       const auto p = load<kUnroll>(p_ + i), q = load<kUnroll>(q_ + i);
       Vec<float, kUnroll> rough;
       const auto v = centred(p, q, total.centre, rough);

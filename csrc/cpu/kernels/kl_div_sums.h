@@ -23,15 +23,20 @@ inline constexpr float kLargestRatio = 50;
 
 inline constexpr float kLargestSum = 0x1p100;
 
+template <int N>
+FASTMEM_INLINE void store_rows(float* to, Vec<float, N> x, int64_t count) {
+  count == Vec<float, N>::kSize ? store(to, x) : store_first(to, x, count);
+}
+
 // The results of `count` rows from `row` on.
 template <int N>
 FASTMEM_INLINE void finish_rows(const CentredSums<N>& sums, const KlDivForward& args, int64_t row,
                                 int64_t count) {
-  const auto mean_v = sums.v / sums.weight, mean_phi = sums.phi / sums.weight;
+  const auto share = 1 / sums.weight, mean_v = sums.v * share, mean_phi = sums.phi * share;
   const auto log = log1p_parts(mean_phi - mean_v);
   // Where the logarithm is small, its leading term cancels against the mean and leaves mean_phi.
   const auto kl = select(log.whole == 0, mean_phi, (mean_v + log.whole) + log.f) - log.bend;
-  store_first(static_cast<float*>(args.kl) + row, max(0, kl), count);
+  store_rows(static_cast<float*>(args.kl) + row, max(0, kl), count);
   if (args.lse_p == nullptr) return;
   const auto shift =
       log.whole + (log.f - log.bend);  // logsumexp(p/T) - logsumexp(q/T) = centre/T - shift
@@ -52,9 +57,9 @@ FASTMEM_INLINE void finish_rows(const CentredSums<N>& sums, const KlDivForward& 
     high[i] = static_cast<float>(difference);
     low[i] = static_cast<float>(high[i] - difference);
   }
-  store_first(static_cast<float*>(args.lse_p) + row, load<N>(lse_p), count);
-  store_first(static_cast<float*>(args.centre) + row, load<N>(high), count);
-  store_first(static_cast<float*>(args.shift) + row, load<N>(low), count);
+  store_rows(static_cast<float*>(args.lse_p) + row, load<N>(lse_p), count);
+  store_rows(static_cast<float*>(args.centre) + row, load<N>(high), count);
+  store_rows(static_cast<float*>(args.shift) + row, load<N>(low), count);
 }
 
 }  // namespace fastmem::cpu::FASTMEM_ISA

@@ -86,7 +86,11 @@ def rivals(plan: FewShotPlan, answers: list[Answers], tables: Tables) -> tuple[l
     else:
         keys = ("loss", "max_prob")
     left_out = []
-    for key in (*keys, *SHADOW_ATTACKS):
+    if plan.config.models > 1:
+        keys += SHADOW_ATTACKS
+    else:
+        left_out.append("Attacks with shadow models were left out: a single model was trained (--num-models)")
+    for key in keys:
         attack, start = make_attack(key), time.perf_counter()
         try:
             scores = attack(tables.pool, targets, tables.population if attack.needs_population else None)
