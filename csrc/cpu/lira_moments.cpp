@@ -5,7 +5,8 @@
 // Which models stand beside a target is defined in fastmem/ops/leave_one_out.py. In the designs of
 // practice no more than one model is missing from a group, so one table per group, of its moments
 // without each of its models in turn, serves all targets. Where more are missing, moments are
-// computed from the values that are left.
+// computed from the values that are left. A few targets need no table: they are taken off the sums
+// of records side by side.
 #include <pybind11/pybind11.h>
 
 #include <algorithm>
@@ -14,15 +15,21 @@
 #include <cstdint>
 #include <limits>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "common/dtype.h"
 #include "cpu/arguments.h"
+#include "cpu/isa.h"
+#include "cpu/kernels/group_sums.h"
 #include "cpu/thread_pool.h"
 
 namespace py = pybind11;
 
 namespace fastmem::cpu {
+
+FASTMEM_DECLARE_FOR_EVERY_ISA(extern const GroupSumsKernels group_sums)
+
 namespace {
 
 enum Rule : int64_t { kCutNothing = 0, kCutOne = 1, kCutToSmaller = 2 };
@@ -81,6 +88,40 @@ struct Sum {
   double value() const { return high + low; }
 };
 
+// What a group of values comes to.
+struct Sums {
+  Sum sum;
+  double magnitude;        // sum of absolute values
+  double centre, squares;  // sum of squares about the centre, which is the mean up to rounding
+
+  // The error term of an infinite sum is NaN.
+  double mean(double count) const {
+    return (std::isfinite(sum.high) ? sum.value() : sum.high) / count;
+  }
+
+  // Mean and variance without one of the values, n being left, as differences from the sums of all.
+  struct Rest {
+    double mean, var;
+  };
+  Rest without(double x, double n, double per_n) const {
+    const double away = x - centre, left = sum.minus(x).value() / n, shift = left - centre;
+    return {left, (squares - away * away) * per_n - shift * shift};
+  }
+
+  // These keep their digits unless they are small beside the sums.
+  class Least {
+   public:
+    Least(const Sums& sums, double n, double per_n) : mean_(sums.magnitude * 0x1p-20 * per_n) {
+      const double rounding = sums.centre * 0x1p-46;
+      var_ = sums.squares > n * rounding * rounding ? sums.squares * 0x1p-10 * per_n : -1;
+    }
+    bool lost(double mean, double var) const { return std::fabs(mean) < mean_ || var < var_; }
+
+   private:
+    double mean_, var_;
+  };
+};
+
 // Puts up to three values around the middle of n >= 1 in their places: x[n/2 - 1], x[n/2] and x[n/2
 // + 1].
 void order_middle(double* x, int64_t n) {
@@ -137,12 +178,6 @@ class Group {
   }
 
  private:
-  struct Sums {
-    Sum sum;
-    double magnitude;        // sum of absolute values
-    double centre, squares;  // sum of squares about the centre, which is the mean up to rounding
-  };
-
   // Writes the moments of n values to `place`; orders rest_.
   Sums store(const double* x, int64_t n, int64_t place) {
     Sums sums{.sum = {}, .magnitude = 0, .centre = n > 0 ? x[0] : 0, .squares = 0};
@@ -153,8 +188,7 @@ class Group {
       offset += x[i] - x[0];
     }
     const double count = static_cast<double>(n);
-    // The error term of an infinite sum is NaN.
-    mean[place] = (std::isfinite(sums.sum.high) ? sums.sum.value() : sums.sum.high) / count;
+    mean[place] = sums.mean(count);
     sums.centre += n > 0 ? offset / count : 0;  // exactly x[0] where all are equal
     for (int64_t i = 0; i < n; ++i) sums.squares += (x[i] - sums.centre) * (x[i] - sums.centre);
     var[place] = sums.squares / count;
@@ -172,25 +206,20 @@ class Group {
     keep(place, [place](int64_t i) { return i != place; });
   }
 
-  // Mean and variance without each value, as differences from the sums of all. These keep their
-  // digits unless they are small beside the sums; where they are, the moments are taken from the
+  // Mean and variance without each value; where differences from the sums lose digits, from the
   // values that are left.
   void subtract(const Sums& sums, int64_t begin, int64_t end) {
     const double n = static_cast<double>(size - 1), per_n = 1 / n;
     const double* x = values.data();
     double *to_mean = mean.data(), *to_var = var.data();
     for (int64_t i = begin; i < end; ++i) {
-      const double away = x[i] - sums.centre;
-      const double left = sums.sum.minus(x[i]).value() / n, shift = left - sums.centre;
-      to_mean[i] = left;
-      to_var[i] = (sums.squares - away * away) * per_n - shift * shift;
+      const auto rest = sums.without(x[i], n, per_n);
+      to_mean[i] = rest.mean;
+      to_var[i] = rest.var;
     }
-    const double rounding = sums.centre * 0x1p-46;
-    const double least_mean = sums.magnitude * 0x1p-20 * per_n;
-    const double least_var =
-        sums.squares > n * rounding * rounding ? sums.squares * 0x1p-10 * per_n : -1;
+    const Sums::Least least(sums, n, per_n);
     for (int64_t i = begin; i < end; ++i) {
-      if (std::fabs(mean[i]) < least_mean || var[i] < least_var) leave_out(i);
+      if (least.lost(mean[i], var[i])) leave_out(i);
       var[i] = std::max(var[i], 0.0);
     }
   }
@@ -217,6 +246,11 @@ int64_t hash(int64_t target, int64_t sample) {
   x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
   x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
   return static_cast<int64_t>((x ^ (x >> 31)) >> 33);
+}
+
+// Where, of `size` models, those begin that a target does without.
+int64_t start_of(const Call& call, int64_t target, int64_t sample, int64_t size) {
+  return (hash(target, call.first_sample + sample) * size) >> 31;
 }
 
 // Goes from record to record on one thread.
@@ -287,8 +321,8 @@ class Worker {
       if (call_.partners[t] < 0 && rule != kCutToSmaller) {
         // The common case: the target itself, and of the other group one model or none.
         missing_[own][t] = static_cast<int32_t>(rank_[target]);
-        missing_[other][t] =
-            static_cast<int32_t>(rule == kCutOne ? start_of(target, sample, sizes[1]) : sizes[1]);
+        missing_[other][t] = static_cast<int32_t>(
+            rule == kCutOne ? start_of(call_, target, sample, sizes[1]) : sizes[1]);
         counts[own][t] = static_cast<int32_t>(sizes[0] - 1);
         counts[other][t] = static_cast<int32_t>(sizes[1] - (rule == kCutOne));
       } else {
@@ -309,7 +343,8 @@ class Worker {
       cut[larger] = left[larger] - left[1 - larger];
     }
     for (int g = 0; g < 2; ++g) {
-      const int64_t excluded = groups_[g].size - left[g], start = start_of(target, sample, left[g]);
+      const int64_t excluded = groups_[g].size - left[g],
+                    start = start_of(call_, target, sample, left[g]);
       int64_t place = kSeveral;
       if (excluded + cut[g] == 0) place = groups_[g].size;
       if (excluded == 0 && cut[g] == 1) place = start;
@@ -318,10 +353,6 @@ class Worker {
       cuts_[g][t] = {left[g], cut[g], start};
       counts[g][t] = static_cast<int32_t>(left[g] - cut[g]);
     }
-  }
-
-  int64_t start_of(int64_t target, int64_t sample, int64_t size) const {
-    return (hash(target, call_.first_sample + sample) * size) >> 31;
   }
 
   void tabulate(const double* said, int64_t offset) {
@@ -365,6 +396,125 @@ class Worker {
   std::vector<Cut> cuts_[2];
 };
 
+// The same for few targets that lack at most one model of a group, and no medians.
+class FewTargets {
+ public:
+  static bool serves(const Call& call) {
+    if (call.median[0] != nullptr || kFew * call.num_targets >= call.num_models) return false;
+    for (int64_t t = 0; t < call.num_targets; ++t) {
+      if (call.partners[t] >= 0 || call.rules[t] == kCutToSmaller) return false;
+    }
+    return true;
+  }
+
+  explicit FewTargets(const Call& call)
+      : call_(call),
+        any_(call),
+        pitch_(std::max(kGroupLanes, kTileValues / call.num_models / kGroupLanes * kGroupLanes)),
+        said_(call.num_models * pitch_),
+        kept_(call.num_models * pitch_),
+        sums_(2 * kSums * pitch_) {}
+
+  void run(int64_t begin, int64_t end) {
+    for (int64_t first = begin; first < end; first += pitch_) {
+      const int64_t last = std::min(first + pitch_, end);
+      read_members(first, last);
+      for (int64_t query = 0; query < call_.num_queries; ++query) {
+        call_.is_double ? read<double>(first, last, query) : read<float>(first, last, query);
+        double* at = sums_.data();
+        const auto next = [&] { return std::exchange(at, at + pitch_); };
+        GroupSums groups[2];
+        for (GroupSums& group : groups) group = {next(), next(), next(), next(), next(), next()};
+        FASTMEM_FOR_CURRENT_ISA(group_sums)
+            .sum({said_.data(), kept_.data(), call_.num_models, pitch_, {groups[0], groups[1]}});
+        for (int64_t sample = first; sample < last; ++sample) {
+          // The other way does all queries of a record.
+          if (!write(groups, sample, sample - first, query)) any_.run(sample, sample + 1);
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr int64_t kSums = sizeof(GroupSums) / sizeof(double*);
+
+  // Beyond the last record stands what was there before, and nobody reads its sums.
+  template <class T>
+  void read(int64_t first, int64_t last, int64_t query) {
+    for (int64_t model = 0; model < call_.num_models; ++model) {
+      const T* row = static_cast<const T*>(call_.phi) + model * call_.phi_model +
+                     first * call_.phi_sample + query * call_.phi_query;
+      double* to = said_.data() + model * pitch_;
+      if (call_.phi_sample == 1) {
+        for (int64_t i = 0; i < last - first; ++i) to[i] = row[i];
+      } else {
+        for (int64_t i = 0; i < last - first; ++i) to[i] = row[i * call_.phi_sample];
+      }
+    }
+  }
+
+  void read_members(int64_t first, int64_t last) {
+    for (int64_t model = 0; model < call_.num_models; ++model) {
+      const bool* row = call_.keep + model * call_.keep_model + first * call_.keep_sample;
+      uint8_t* to = kept_.data() + model * pitch_;
+      for (int64_t i = 0; i < last - first; ++i) to[i] = row[i * call_.keep_sample];
+    }
+  }
+
+  // False if a moment has to be taken from the values that are left.
+  bool write(const GroupSums* groups, int64_t sample, int64_t record, int64_t query) const {
+    for (int64_t t = 0; t < call_.num_targets; ++t) {
+      const int64_t target = call_.targets[t];
+      const int own = kept_[target * pitch_ + record] != 0 ? 0 : 1;
+      for (int g = 0; g < 2; ++g) {
+        const GroupSums& group = groups[g];
+        const double size = group.count[record];
+        const Sums sums{{group.high[record], group.low[record]},
+                        group.magnitude[record],
+                        group.centre[record],
+                        group.squares[record]};
+        const bool cut = g != own && call_.rules[t] == kCutOne;
+        const int64_t missing = g == own ? target
+                                : cut    ? cut_from(g, target, sample, record, size)
+                                         : kSeveral;
+        const int64_t place = (sample * call_.num_queries + query) * call_.num_targets + t;
+        if (query == 0) {
+          call_.counts[g][sample * call_.num_targets + t] =
+              static_cast<int32_t>(size) - (g == own || cut);
+        }
+        if (missing == kSeveral) {
+          call_.mean[g][place] = sums.mean(size);
+          call_.var[g][place] = sums.squares / size;
+          continue;
+        }
+        if (size < 3 || !std::isfinite(sums.squares)) return false;
+        const double n = size - 1, per_n = 1 / n;
+        const auto rest = sums.without(said_[missing * pitch_ + record], n, per_n);
+        if (Sums::Least(sums, n, per_n).lost(rest.mean, rest.var)) return false;
+        call_.mean[g][place] = rest.mean;
+        call_.var[g][place] = std::max(rest.var, 0.0);
+      }
+    }
+    return true;
+  }
+
+  // The model that a target does without; kSeveral if the group is empty.
+  int64_t cut_from(int g, int64_t target, int64_t sample, int64_t record, double size) const {
+    int64_t left = start_of(call_, target, sample, static_cast<int64_t>(size));
+    for (int64_t model = 0; model < call_.num_models; ++model) {
+      if ((kept_[model * pitch_ + record] == 0) == (g == 1) && left-- == 0) return model;
+    }
+    return kSeveral;
+  }
+
+  const Call& call_;
+  Worker any_;
+  int64_t pitch_;
+  std::vector<double> said_;
+  std::vector<uint8_t> kept_;
+  std::vector<double> sums_;
+};
+
 void lira_moments(uintptr_t phi, int dtype, py::tuple phi_strides, uintptr_t keep,
                   py::tuple keep_strides, py::tuple sizes, uintptr_t targets, uintptr_t partners,
                   uintptr_t rules, int64_t first_sample, py::tuple counts, py::tuple means,
@@ -394,13 +544,14 @@ void lira_moments(uintptr_t phi, int dtype, py::tuple phi_strides, uintptr_t kee
     call.var[g] = static_cast<double*>(pointer(vars, g));
     call.median[g] = static_cast<double*>(pointer(medians, g));
   }
+  const bool few = FewTargets::serves(call);
   std::atomic<bool> out_of_memory{false};
   {
     py::gil_scoped_release release;
     const int64_t elements = call.num_queries * (call.num_models + call.num_targets) * 16;
     parallel_rows(call.num_samples, elements, 1, threads, [&](int64_t begin, int64_t end) {
       try {
-        Worker(call).run(begin, end);
+        few ? FewTargets(call).run(begin, end) : Worker(call).run(begin, end);
       } catch (const std::bad_alloc&) {
         out_of_memory.store(true);
       }

@@ -18,7 +18,7 @@ from fastmem.ops import explain, use_backend
 from fastmem.ops.leave_one_out import References, leave_one_out, reference_masks
 from fastmem.ops.lira_moments import LiraMoments, lira_moments
 
-from .implementations import Implementation, implementations
+from .implementations import Implementation, implementations, taken, ways
 
 EXAMPLE = (torch.zeros(2, 1, 1), torch.zeros(2, 1, dtype=torch.bool))
 
@@ -290,6 +290,31 @@ def test_blocks_of_records_give_the_same_bits(run_on: Implementation) -> None:
             assert one is not None
             assert all_records is not None
             assert torch.equal(one, all_records[:, part])
+
+
+@pytest.mark.parametrize("way", ways("lira_moments"))
+@pytest.mark.parametrize("counts", ["equal", "all"])
+@pytest.mark.parametrize("values", ["margins", "float32", "special", "agreeing", "outlier", "strided"])
+def test_few_targets_get_the_bits_that_all_get(way: str, counts: str, values: str) -> None:
+    phi, keep = margins(21, 130, 2), masks("coins", 21, 130, 3)
+    keep[:, 7], keep[1:, 8] = False, True
+    if values == "float32":
+        phi = phi.float()
+    elif values == "special":
+        phi[3, ::5], phi[9, 1::5], phi[4, 2::5], phi[12, 3::5] = math.inf, -math.inf, math.nan, 1e300
+    elif values == "agreeing":
+        phi[:] = 0.1
+    elif values == "outlier":
+        phi[4, ::2], phi[17, ::3] = 1e12, -1e-12
+    elif values == "strided":
+        phi, keep = phi.permute(1, 2, 0).contiguous().permute(2, 0, 1), keep.T.contiguous().T
+    targets = [4, 17, 0]
+    with taken(way):
+        whole = lira_moments(phi, keep, leave_one_out(keep, None, counts), first_sample=11)
+        few = lira_moments(phi, keep, leave_one_out(keep, targets, counts), first_sample=11)
+    for name, one, every in zip(LiraMoments._fields, few, whole, strict=True):
+        if one is not None and every is not None:
+            np.testing.assert_array_equal(one.numpy(), every[targets].numpy(), err_msg=name)
 
 
 def test_the_number_of_threads_changes_nothing(run_on: Implementation) -> None:
