@@ -1,4 +1,4 @@
-"""The cells of the table: one method with one number of shots on one subject, each a task of the engine.
+"""The cells of the table: one method with one number of shots on one subject, each a task of the engine, or several slices.
 
 The subjects are the targets themselves and where there is nothing to find: a *blind* model that never saw the pool, with the
 targets' masks; *shuffled* membership, drawn anew in every episode; and *random* features. *alone* asks the targets about
@@ -13,20 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import spearmanr
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastmem.attacks.membership.few_shot import METHODS, Draw, EpisodeScores, draw_episodes, make_learner, run_learner
-from fastmem.attacks.membership.few_shot.fit import TEXT
-from fastmem.data.transforms import normalise
 from fastmem.engine import Task
-from fastmem.models.language import LanguageModel, PooledLogits
 from fastmem.studies.few_shot.job import Job
-from fastmem.studies.few_shot.store import load_model
-from fastmem.studies.few_shot.task import build
-from fastmem.studies.tensors import as_tensor
-from fastmem.training import load_into
+from fastmem.studies.few_shot.slices import cut, is_sliced, read_slice, score_slice
 
-__all__ = ["CONTROLS", "Bench", "cell_tasks", "draw_of", "run_cell"]
+__all__ = ["CONTROLS", "Bench", "cell_tasks", "draw_of", "finished_slice", "run_cell", "sliced_table"]
 
 CONTROLS = ("blind", "shuffled", "random")
 # Enough to see a control that is off chance; asking about one record at a time costs as much as 30 episodes.
@@ -47,6 +41,7 @@ class Bench:
         episodes: By method, over all targets.
         seed: Of the draws.
         job: The networks, for methods that train them.
+        code: Version of what trains them.
     """
 
     features: np.ndarray
@@ -57,6 +52,7 @@ class Bench:
     episodes: dict[str, int]
     seed: int
     job: Job | None
+    code: str
 
 
 def cell_tasks(bench: Bench, shots: tuple[int, ...]) -> tuple[Task, ...]:
@@ -71,7 +67,12 @@ def cell_tasks(bench: Bench, shots: tuple[int, ...]) -> tuple[Task, ...]:
         if about.white_box:
             subjects.remove("random")  # it has no features to replace
         for subject in subjects:
-            tasks += [Task(f"{subject}/{method}/{count}") for count in sorted(shots, reverse=True)]
+            for group in [f"{subject}/{method}/{count}" for count in sorted(shots, reverse=True)]:
+                if is_sliced(group):
+                    assert bench.job is not None, "the plan refuses methods that train where there is no network"
+                    tasks += cut(bench.job, group, len(bench.members), _each(bench, _episodes(bench, group)))
+                else:
+                    tasks.append(Task(group))
         if about.transductive and not about.white_box:
             tasks.append(Task(f"alone/{method}/{middle}"))
     return tuple(tasks)
@@ -79,28 +80,76 @@ def cell_tasks(bench: Bench, shots: tuple[int, ...]) -> tuple[Task, ...]:
 
 def draw_of(bench: Bench, target: int, shots: int, episodes: int, shuffled: bool = False) -> Draw:
     """The episodes of one target, the same for every method of as many episodes."""
-    each = max(2, episodes // len(bench.members))
+    each = _each(bench, episodes)
     return draw_episodes(bench.members[target], shots, bench.n_val, bench.n_query, each, bench.seed + target, shuffled)
 
 
-def run_cell(bench: Bench, task: Task) -> tuple[str, dict[str, Any]]:
-    """Scores one cell.
+def run_cell(bench: Bench, task: Task) -> tuple[str, dict[str, Any] | None]:
+    """Scores one cell, or a slice of one, which is then on disk.
 
     Returns:
-        The task's group, and the cell's table.
+        The task's group, and the cell's table; None for a slice.
     """
-    subject, method, shots = task.group.split("/")
-    most = {"target": bench.episodes[method], "alone": _ALONE_EPISODES}.get(subject, _CONTROL_EPISODES)
-    episodes = min(bench.episodes[method], most)
+    if task.rows:
+        assert bench.job is not None
+        score_slice(bench.job, task, *_slice_of(bench, task), bench.code)
+        return task.group, None
+    subject, method, _ = task.group.split("/")
     parts, together = [], []
     for target in range(len(bench.members)):
-        draw = draw_of(bench, target, int(shots), episodes, subject == "shuffled")
-        learner, records = _learner(bench, method, subject, target)
+        draw = _draw(bench, task.group, target)
+        learner, records = make_learner(method), _features(bench, subject, target)
         parts.append(run_learner(learner, records, draw, alone=subject == "alone"))
         if subject == "alone":
             together.append(run_learner(learner, records, draw))
-    scores = EpisodeScores.joined(parts)
-    table = scores.table().to_dict() | {"n_labels": 2 * (int(shots) + bench.n_val)}
+    table = _table(bench, task.group, parts)
+    if together:
+        whole = EpisodeScores.joined(together)
+        table["with_the_others"] = whole.table().to_dict()
+        table["rank_correlation"] = _rank_correlation(EpisodeScores.joined(parts).query, whole.query)
+    return task.group, table
+
+
+def finished_slice(bench: Bench, task: Task) -> EpisodeScores | None:
+    """What a slice gave, if it is there."""
+    assert bench.job is not None
+    return read_slice(bench.job, task, *_slice_of(bench, task), bench.code)
+
+
+def sliced_table(bench: Bench, group: str, slices: list[EpisodeScores]) -> dict[str, Any]:
+    """The table of a cell from all its slices, in order."""
+    of_target = len(slices) // len(bench.members)
+    parts = [EpisodeScores.joined(slices[first : first + of_target]) for first in range(0, len(slices), of_target)]
+    return _table(bench, group, parts)
+
+
+def _each(bench: Bench, episodes: int) -> int:
+    """Episodes of each target."""
+    return max(2, episodes // len(bench.members))
+
+
+def _episodes(bench: Bench, group: str) -> int:
+    """Episodes of a cell, over all targets."""
+    subject, method, _ = group.split("/")
+    most = {"target": bench.episodes[method], "alone": _ALONE_EPISODES}.get(subject, _CONTROL_EPISODES)
+    return min(bench.episodes[method], most)
+
+
+def _draw(bench: Bench, group: str, target: int) -> Draw:
+    subject, _, shots = group.split("/")
+    return draw_of(bench, target, int(shots), _episodes(bench, group), subject == "shuffled")
+
+
+def _slice_of(bench: Bench, task: Task) -> tuple[int, Draw]:
+    """The target of a slice, and its episodes."""
+    target, first = divmod(task.rows[0], _each(bench, _episodes(bench, task.group)))
+    return target, _draw(bench, task.group, target).part(first, first + len(task.rows))
+
+
+def _table(bench: Bench, group: str, parts: list[EpisodeScores]) -> dict[str, Any]:
+    """A cell's table from the episodes of each target."""
+    shots = int(group.split("/")[2])
+    table = EpisodeScores.joined(parts).table().to_dict() | {"n_labels": 2 * (shots + bench.n_val)}
     if len(parts) > 1:
         each = [part.table() for part in parts]
         table["by_target"] = {
@@ -108,43 +157,17 @@ def run_cell(bench: Bench, task: Task) -> tuple[str, dict[str, Any]]:
             "strict": [one.strict["raw"]["mean"] for one in each],
             "regular": [one.regular["raw"]["mean"] for one in each],
         }
-    if together:
-        whole = EpisodeScores.joined(together)
-        table["with_the_others"] = whole.table().to_dict()
-        table["rank_correlation"] = _rank_correlation(scores.query, whole.query)
-    return task.group, table
+    return table
 
 
-def _learner(bench: Bench, method: str, subject: str, target: int) -> tuple[Any, Tensor]:
-    if METHODS[method].white_box:
-        assert bench.job is not None, "the plan refuses methods that train where there is no network"
-        return _white_box(
-            bench.job, method, "blind" if subject == "blind" else "pool", 0 if subject == "blind" else target
-        )
+def _features(bench: Bench, subject: str, target: int) -> Tensor:
     features = bench.features[target]
     if subject == "blind":
         assert bench.blind is not None, "cell_tasks leaves it out"
         features = bench.blind
     elif subject == "random":
         features = np.random.default_rng([bench.seed, target]).normal(size=features.shape)
-    return make_learner(method), torch.from_numpy(np.array(features, dtype=np.float64))
-
-
-def _white_box(job: Job, method: str, group: str, row: int) -> tuple[Any, Tensor]:
-    network = _network(job, group, row).to(job.device)
-    records = as_tensor(job.pool)
-    if isinstance(network, LanguageModel):
-        return make_learner(method, model=PooledLogits(network), schedule=TEXT), records.to(job.device)
-    inputs = normalise(records, as_tensor(job.mean), as_tensor(job.std))
-    return make_learner(method, model=network), inputs.to(job.device)
-
-
-def _network(job: Job, group: str, row: int) -> nn.Module:
-    found = load_model(job, group, row)
-    assert found is not None, "the run has made sure of it"
-    network = build(job, seed=0)
-    load_into(network, found[0])
-    return network.eval()
+    return torch.from_numpy(np.array(features, dtype=np.float64))
 
 
 def _rank_correlation(one: np.ndarray, other: np.ndarray) -> float:

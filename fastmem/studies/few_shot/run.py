@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from fastmem.attacks.membership.few_shot import METHODS, access
+from fastmem.attacks.membership.few_shot import METHODS, EpisodeScores, access
 from fastmem.attacks.membership.few_shot.episodes import check_features
-from fastmem.engine import Engine, Plan, RunFolder, make_tasks, open_engine
+from fastmem.engine import Engine, Plan, RunFolder, Task, code_version, make_tasks, open_engine
 from fastmem.errors import StoreError
 from fastmem.report.few_shot import write_few_shot_report
 from fastmem.signals import Signals
 from fastmem.studies.few_shot.answer import HEADLINE_RULE, answer_sentence, few_shot_warnings, headline
-from fastmem.studies.few_shot.cells import Bench, cell_tasks, run_cell
+from fastmem.studies.few_shot.cells import Bench, cell_tasks, finished_slice, run_cell, sliced_table
 from fastmem.studies.few_shot.compare import Rival, evaluate_all, rival_tables, rivals, tables_of
 from fastmem.studies.few_shot.config import FewShotConfig
 from fastmem.studies.few_shot.plan import FewShotPlan, make_plan
+from fastmem.studies.few_shot.slices import SLICE_CODE, sweep_slices
 from fastmem.studies.few_shot.store import FOLDERS, Answers, load_answers, missing_rows, sweep
 from fastmem.studies.few_shot.task import train_and_ask
 from fastmem.studies.interruption import StudyInterruptedError
@@ -82,7 +83,8 @@ def run_few_shot(config: FewShotConfig, fresh: bool = False, terminal: Terminal 
         try:
             summary = _attack(plan, engine, terminal)
         except KeyboardInterrupt as interrupt:
-            raise StudyInterruptedError(f"all models are kept in {folder.path}") from interrupt
+            kept = "all models, and finished episodes of fine-tuning, are kept"
+            raise StudyInterruptedError(f"{kept} in {folder.path}") from interrupt
     return FewShotResult(folder.path, summary, trained)
 
 
@@ -121,12 +123,7 @@ def _attack(plan: FewShotPlan, engine: Engine, terminal: Terminal) -> dict[str, 
     config = plan.config
     answers = _answers(plan)
     bench = _bench(plan, answers)
-    tasks = cell_tasks(bench, config.shot_counts)
-    cells: dict[str, dict[str, Any]] = {}
-    with terminal.stage("episodes", len(tasks)) as advance:
-        for name, table in engine.run(Plan(run_cell, bench, tasks)):
-            cells[name] = table
-            advance(1)
+    cells = _cells(plan, bench, engine, terminal)
     found: list[Rival] = []
     left_out: list[str] = []
     with terminal.stage("compare", 1) as advance:
@@ -151,6 +148,31 @@ def _attack(plan: FewShotPlan, engine: Engine, terminal: Terminal) -> dict[str, 
         outcomes = evaluate_all(plan, bench, tables, found, config.shot_counts[-1])
         advance(1)
     return _write(plan, bench, answers, cells, baselines, outcomes, left_out, terminal)
+
+
+def _cells(plan: FewShotPlan, bench: Bench, engine: Engine, terminal: Terminal) -> dict[str, dict[str, Any]]:
+    """All cells of the table by SUBJECT/METHOD/SHOTS; slices of episodes that an earlier run left are not done again."""
+    tasks = cell_tasks(bench, plan.config.shot_counts)
+    slices = tuple(task for task in tasks if task.rows)
+    if plan.job is not None:
+        sweep_slices(plan.job, slices)
+    missing = tuple(task for task in tasks if not task.rows or finished_slice(bench, task) is None)
+    cells: dict[str, dict[str, Any]] = {}
+    with terminal.stage("episodes", len(tasks), len(tasks) - len(missing)) as advance:
+        for name, table in engine.run(Plan(run_cell, bench, missing)):
+            if table is not None:
+                cells[name] = table
+            advance(1)
+    for group in dict.fromkeys(task.group for task in slices):
+        cells[group] = sliced_table(bench, group, [_finished(bench, task) for task in slices if task.group == group])
+    return cells
+
+
+def _finished(bench: Bench, task: Task) -> EpisodeScores:
+    scores = finished_slice(bench, task)
+    if scores is None:
+        raise StoreError(task.group, "episodes are damaged since they were written", "run the same command again")
+    return scores
 
 
 def _answers(plan: FewShotPlan) -> list[Answers]:
@@ -184,6 +206,7 @@ def _bench(plan: FewShotPlan, answers: list[Answers]) -> Bench:
         episodes={method: plan.episodes_of(method) for method in config.variant_keys},
         seed=config.seed,
         job=plan.job,
+        code=code_version(*SLICE_CODE),
     )
 
 

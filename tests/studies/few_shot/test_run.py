@@ -17,6 +17,8 @@ from fastmem.cli import main
 from fastmem.errors import StoreError
 from fastmem.signals import Signals
 from fastmem.studies.few_shot import FewShotConfig, run_few_shot
+from fastmem.studies.few_shot.slices import score_slice
+from fastmem.studies.interruption import StudyInterruptedError
 from fastmem.training import Recipe
 
 SMALL: dict[str, Any] = {
@@ -141,6 +143,44 @@ def test_a_network_can_be_fine_tuned_whole(tmp_path: Path) -> None:
     assert entry["access"].startswith("white box")
     assert entry["shots"]["2"]["episodes"] == 2
     assert set(entry["controls"]) == {"blind", "shuffled"}
+
+
+@pytest.mark.usefixtures("without_report")
+def test_fine_tuning_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = {"num_models": 2, "targets": 2, "variants": "finetune", "shots": "1", "finetune_episodes": 44}
+    of = {name: FewShotConfig(out=tmp_path / name, **{**SMALL, **few}) for name in ("whole", "broken")}
+    expected = _tables(run_few_shot(of["whole"]).summary)
+    done: list[str] = []
+
+    def counted(job: Any, task: Any, *rest: Any) -> None:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        score_slice(job, task, *rest)
+        done.append(f"{task.group}/{task.rows[0]}")
+
+    monkeypatch.setattr("fastmem.studies.few_shot.cells.score_slice", counted)
+    with pytest.raises(StudyInterruptedError, match="finished episodes"):
+        run_few_shot(of["broken"])
+    slices = tmp_path / "broken" / "episodes"
+    assert len(list(slices.iterdir())) == 5
+    # A damaged file is no slice, and one that belongs to nothing is removed.
+    damaged, stray = min(slices.iterdir()), slices / "target-finetune-9-00000.safetensors"
+    stray.write_bytes(damaged.read_bytes())
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    done.append("room for the rest")
+    assert _tables(run_few_shot(of["broken"]).summary) == expected
+    assert len(done) - 6 == 12 - 4  # 3 subjects, 2 targets of 22 episodes, 20 a slice
+    assert not stray.exists()
+    done[5:] = ["again"]
+    assert _tables(run_few_shot(of["broken"]).summary) == expected
+    assert done[5:] == ["again"]
+
+
+def _tables(summary: Any) -> Any:
+    """What fine-tuning found, without the time that it took."""
+    if isinstance(summary, dict):
+        return {key: _tables(value) for key, value in summary.get("variants", summary).items() if key != "seconds"}
+    return summary
 
 
 @pytest.mark.usefixtures("without_report")

@@ -29,6 +29,10 @@ class Draw:
     def __len__(self) -> int:
         return len(self.query)
 
+    def part(self, first: int, last: int) -> Draw:
+        """Episodes first to last - 1."""
+        return Draw(**{name: getattr(self, name)[first:last] for name in self.__dataclass_fields__})
+
     @property
     def n_labels(self) -> int:
         """Labelled records that an attacker of one episode must have: support and validation."""
