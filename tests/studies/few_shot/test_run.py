@@ -174,6 +174,9 @@ def test_fine_tuning_goes_on_where_it_was_interrupted(tmp_path: Path, monkeypatc
     done[5:] = ["again"]
     assert _tables(run_few_shot(of["broken"]).summary) == expected
     assert done[5:] == ["again"]
+    # Other questions are other slices.
+    run_few_shot(FewShotConfig(out=tmp_path / "broken", **{**SMALL, **few, "n_query": 4}))
+    assert len(done[6:]) == 12
 
 
 def _tables(summary: Any) -> Any:
